@@ -1,0 +1,81 @@
+/*
+ * interp.h - the reference engine: decodes once per physical page, runs a block at a time.
+ *
+ * A block is a run of decoded instructions that starts at a guest-physical address, lies in one
+ * page and ends with the first instruction that may change where or how execution goes on. Each is
+ * kept as the C body to call and its operands (struct op). Blocks are private to a vCPU, allocated
+ * from one arena, and all dropped together when it is full.
+ *
+ * Finding the next block: a small table keyed by linear address and mode (jump), then by physical
+ * address (block hash), then decoding. A block is good while its page's code generation stands.
+ */
+#ifndef POPF_INTERP_H
+#define POPF_INTERP_H
+
+#include "cpu/cpu.h"
+#include "cpu/cpu_insn.h"
+#include "engine/engine.h"
+
+struct op {
+    cpu_insn_fn *fn;
+    struct x86_insn i;
+};
+static_assert(sizeof(struct op) == 32, "two decoded instructions to a cache line");
+
+#define BLOCK_OPS_MAX 32
+
+struct block {
+    gpa_t gpa;
+    u64 page;         /* index for mem_code_gen() */
+    struct block *next; /* same hash */
+    u32 gen;          /* the page's code generation when decoded */
+    u16 nops;
+    u16 bytes;
+    u8 mode;          /* enum x86_mode */
+    bool crosses;     /* one instruction that goes on in another page: */
+    u32 gen2;
+    u64 page2;
+    gpa_t gpa2;
+    struct op op[];
+};
+
+/* RIP -> block, for the linear address space and mode it was found in. */
+struct jump_entry {
+    gva_t la;
+    u32 epoch; /* cpu.map_epoch */
+    u8 mode;
+    u8 user;
+    struct block *block;
+};
+
+#define JUMP_BITS 12
+#define HASH_BITS 13
+
+struct interp_cpu {
+    struct jump_entry jump[1u << JUMP_BITS];
+    struct block *hash[1u << HASH_BITS];
+    u8 *arena;
+    size_t arena_size, arena_used;
+    u32 fpu_gen; /* generation of FP stubs that the ops refer to */
+
+    const struct block *running; /* for counting after a fault */
+    u64 budget;                  /* instructions left in this run(); 0 = no bound */
+
+    u64 decoded, lookups, flushes, exceptions; /* statistics */
+};
+
+struct interp {
+    struct engine engine;
+    struct engine_config cfg;
+    size_t arena_size; /* bytes per vCPU */
+};
+
+/* interp_cache.c */
+int interp_cache_init(struct interp_cpu *ic, size_t arena_size, struct err *e);
+void interp_cache_free(struct interp_cpu *ic);
+void interp_cache_flush(struct interp_cpu *ic);
+
+/* The block at CS:RIP, decoded if need be. Throws #PF, #GP. */
+struct block *interp_find(struct cpu *c, struct interp_cpu *ic);
+
+#endif

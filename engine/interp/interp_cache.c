@@ -1,0 +1,219 @@
+/*
+ * interp_cache.c - decoded blocks: finding, making and dropping them.
+ */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cpu/cpu_fpu.h"
+#include "cpu/cpu_mem.h"
+#include "cpu/insn_int.h"
+#include "engine/interp/interp.h"
+
+int interp_cache_init(struct interp_cpu *ic, size_t arena_size, struct err *e)
+{
+    ic->arena = mmap(NULL, arena_size, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (ic->arena == MAP_FAILED) {
+        ic->arena = NULL;
+        return err_errno(e, "cannot allocate %zu KiB for decoded code", arena_size >> 10);
+    }
+    ic->arena_size = arena_size;
+    return 0;
+}
+
+void interp_cache_free(struct interp_cpu *ic)
+{
+    if (ic->arena)
+        munmap(ic->arena, ic->arena_size);
+}
+
+void interp_cache_flush(struct interp_cpu *ic)
+{
+    cpu_fill(ic->hash, 0, sizeof(ic->hash));
+    cpu_fill(ic->jump, 0, sizeof(ic->jump));
+    ic->arena_used = 0;
+    ic->flushes++;
+}
+
+static unsigned hash_of(gpa_t gpa)
+{
+    return (unsigned)((gpa * 0x9e3779b97f4a7c15ull) >> (64 - HASH_BITS));
+}
+
+/* Does control, or the way what follows is decoded, checked or interrupted, change after this? */
+static bool ends_block(const struct x86_decoded *d, cpu_insn_fn *fn)
+{
+    if (fn == insn_ud || x86_row(&d->i)->attr & (X86_ENDS_BLOCK | X86_WRITES_CR))
+        return true;
+    if (d->i.prefix & (X86_PFX_REP | X86_PFX_REPNE) && x86_row(&d->i)->attr & X86_STRING)
+        return true; /* may leave in the middle */
+    switch (d->op) {
+    case X86_STI: /* interrupts may be taken after the next instruction */
+    case X86_POPF:
+    case X86_MOV_TO_SREG:
+    case X86_POP_SREG:
+    case X86_LSS:
+    case X86_HLT:
+    case X86_PAUSE:
+    case X86_IN: /* time has passed: a device may have raised an interrupt */
+    case X86_OUT:
+    case X86_INS:
+    case X86_OUTS:
+    case X86_WRMSR:
+    case X86_CLAC:
+    case X86_STAC:
+    case X86_SERIALIZE:
+    case X86_CPUID:
+    case X86_XSETBV:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void too_long(struct cpu *c, const struct x86_insn *i)
+{
+    cpu_throw_gp(c, 0);
+}
+
+/* Room for the largest block; drops everything when the arena is full. */
+static struct block *block_alloc(struct interp_cpu *ic)
+{
+    size_t most = sizeof(struct block) + BLOCK_OPS_MAX * sizeof(struct op);
+    if (ic->arena_used + most > ic->arena_size)
+        interp_cache_flush(ic);
+    return (struct block *)(ic->arena + ic->arena_used);
+}
+
+static void block_keep(struct interp_cpu *ic, struct block *b)
+{
+    size_t size = sizeof(*b) + b->nops * sizeof(struct op);
+    ic->arena_used += align_up(size, 32);
+    unsigned h = hash_of(b->gpa);
+    b->next = ic->hash[h];
+    ic->hash[h] = b;
+    ic->decoded += b->nops;
+}
+
+static bool append(struct cpu *c, struct block *b, struct x86_decoded *d)
+{
+    struct op *op = &b->op[b->nops++];
+    op->fn = cpu_insn_bind(c, d);
+    op->i = d->i;
+    b->bytes += d->i.len;
+    return ends_block(d, op->fn);
+}
+
+/* An instruction that cannot be executed as such: its body raises the exception. */
+static void append_fault(struct block *b, cpu_insn_fn *fn)
+{
+    b->op[b->nops++] = (struct op){.fn = fn, .i = {.len = 0}};
+}
+
+/* The one instruction at la that goes on in the next page. */
+static void decode_crossing(struct cpu *c, struct block *b, gva_t la)
+{
+    struct x86_decoded d;
+    gva_t next = ((la & ~PAGE_MASK) + PAGE_SIZE) & c->la_mask;
+    const struct itlb_entry *second = cpu_code_page(c, next);
+    if (second) {
+        b->page2 = second->page;
+        b->gpa2 = second->gpa & ~PAGE_MASK;
+        b->gen2 = mem_code_gen(c->mem, b->page2);
+        mem_code_mark(c->mem, b->page2, mem_chunks(0, X86_INSN_MAX));
+    }
+    b->crosses = true;
+    if (cpu_insn_fetch(c, &d))
+        append(c, b, &d);
+    else
+        append_fault(b, insn_ud);
+    if (!second)
+        b->gen--; /* not RAM: used once */
+}
+
+static struct block *decode(struct cpu *c, struct interp_cpu *ic, gva_t la,
+                            const struct itlb_entry *page)
+{
+    struct block *b = block_alloc(ic);
+    unsigned off = la & PAGE_MASK;
+    *b = (struct block){.gpa = (page->gpa & ~PAGE_MASK) | off,
+                        .page = page->page,
+                        .mode = c->mode,
+                        .gen = mem_code_gen(c->mem, page->page)};
+    /* Mark what a block can reach before reading it (mem.h, code tracking). */
+    unsigned most = min_u64(PAGE_SIZE - off, BLOCK_OPS_MAX * X86_INSN_MAX);
+    mem_code_mark(c->mem, page->page, mem_chunks(off, most));
+    const u8 *code = page->host + off;
+    for (bool end = false; !end && b->nops < BLOCK_OPS_MAX;) {
+        struct x86_decoded d;
+        unsigned avail = PAGE_SIZE - off - b->bytes;
+        switch (avail ? x86_decode(code + b->bytes, avail, c->mode, &d) : X86_MORE) {
+        case X86_OK:
+            end = append(c, b, &d);
+            break;
+        case X86_UD:
+            append_fault(b, insn_ud);
+            end = true;
+            break;
+        case X86_TOO_LONG:
+            append_fault(b, too_long);
+            end = true;
+            break;
+        case X86_MORE:
+            if (b->nops == 0)
+                decode_crossing(c, b, la);
+            end = true;
+        }
+    }
+    if (ic->fpu_gen != cpu_fpu_generation(c)) {
+        /* The FP stubs were dropped: every handle in the cache is dead, perhaps in this block. */
+        ic->fpu_gen = cpu_fpu_generation(c);
+        interp_cache_flush(ic);
+        return decode(c, ic, la, page);
+    }
+    block_keep(ic, b);
+    return b;
+}
+
+/* Is a block's second page still the one it was decoded from? */
+static bool second_page_good(struct cpu *c, const struct block *b, gva_t la)
+{
+    gva_t next = ((la & ~PAGE_MASK) + PAGE_SIZE) & c->la_mask;
+    const struct itlb_entry *p = cpu_code_page(c, next);
+    return p && (p->gpa & ~PAGE_MASK) == b->gpa2 && mem_code_gen(c->mem, b->page2) == b->gen2;
+}
+
+static bool good(struct cpu *c, const struct block *b, gva_t la)
+{
+    if (mem_code_gen(c->mem, b->page) != b->gen)
+        return false;
+    return likely(!b->crosses) || second_page_good(c, b, la);
+}
+
+static struct block *find_physical(struct cpu *c, struct interp_cpu *ic, gva_t la)
+{
+    const struct itlb_entry *page = cpu_code_page(c, la);
+    ic->lookups++;
+    if (!page)
+        return NULL;
+    gpa_t gpa = (page->gpa & ~PAGE_MASK) | (la & PAGE_MASK);
+    for (struct block *b = ic->hash[hash_of(gpa)]; b; b = b->next)
+        if (b->gpa == gpa && b->mode == c->mode && good(c, b, la))
+            return b;
+    return decode(c, ic, la, page);
+}
+
+struct block *interp_find(struct cpu *c, struct interp_cpu *ic)
+{
+    gva_t la = (c->reg[X86_SLOT_RIP] + c->seg[CS].base) & c->la_mask;
+    struct jump_entry *j = &ic->jump[(la ^ la >> JUMP_BITS) & ((1u << JUMP_BITS) - 1)];
+    u8 user = c->cpl == 3;
+    if (likely(j->la == la && j->block && j->epoch == c->map_epoch && j->mode == c->mode &&
+               j->user == user && good(c, j->block, la)))
+        return j->block;
+    struct block *b = find_physical(c, ic, la);
+    if (b)
+        *j = (struct jump_entry){
+            .la = la, .epoch = c->map_epoch, .mode = c->mode, .user = user, .block = b};
+    return b;
+}

@@ -1,0 +1,176 @@
+#include "mem/mem.h"
+
+#include <errno.h>
+#include <linux/membarrier.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Room for the code tracking of 4 TiB of RAM; untouched parts cost nothing. */
+#define MEM_PAGES_MAX (1ull << 30)
+
+static void *reserve(u64 size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int mem_init(struct mem *m, struct err *e)
+{
+    *m = (struct mem){0};
+    pthread_mutex_init(&m->mark_lock, NULL);
+    pthread_mutex_init(&m->split_lock, NULL);
+    /* Registering is idempotent and cheap; where the host forbids it, code_mark falls back. */
+    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+    (void)e;
+    return 0;
+}
+
+static void free_tracking(struct mem *m)
+{
+    if (m->code_map)
+        munmap((void *)m->code_map, m->npages * sizeof(*m->code_map));
+    if (m->code_gen)
+        munmap((void *)m->code_gen, m->npages * sizeof(*m->code_gen));
+    m->code_map = NULL;
+    m->code_gen = NULL;
+}
+
+void mem_free(struct mem *m)
+{
+    for (unsigned i = 0; i < m->nregions; i++)
+        munmap(m->region[i].host, m->region[i].size);
+    free_tracking(m);
+    *m = (struct mem){0};
+}
+
+int mem_add_ram(struct mem *m, gpa_t gpa, u64 size, bool rom, struct err *e)
+{
+    assert(!(gpa & PAGE_MASK) && !(size & PAGE_MASK) && size);
+    u64 pages = size >> PAGE_SHIFT;
+    if (m->nregions == MEM_REGIONS_MAX || m->npages + pages > MEM_PAGES_MAX || gpa + size < gpa)
+        return err_set(e, "no room for %llu MiB of guest memory at %#llx; use less --memory",
+                       (unsigned long long)(size >> 20), (unsigned long long)gpa);
+    for (unsigned i = 0; i < m->nregions; i++) {
+        const struct mem_region *r = &m->region[i];
+        if (gpa < r->gpa + r->size && r->gpa < gpa + size)
+            return err_set(e, "guest memory at %#llx overlaps that at %#llx",
+                           (unsigned long long)gpa, (unsigned long long)r->gpa);
+    }
+
+    u8 *host = reserve(size);
+    u64 npages = m->npages + pages;
+    void *map = reserve(npages * sizeof(*m->code_map));
+    void *gen = reserve(npages * sizeof(*m->code_gen));
+    if (!host || !map || !gen) {
+        int saved = errno;
+        if (host)
+            munmap(host, size);
+        if (map)
+            munmap(map, npages * sizeof(*m->code_map));
+        if (gen)
+            munmap(gen, npages * sizeof(*m->code_gen));
+        errno = saved;
+        return err_errno(e, "cannot reserve %llu MiB of guest memory (use less --memory, or raise "
+                            "ulimit -v)",
+                         (unsigned long long)(size >> 20));
+    }
+    free_tracking(m);
+    m->code_map = map;
+    m->code_gen = gen;
+    m->region[m->nregions++] =
+        (struct mem_region){.gpa = gpa, .size = size, .host = host, .page0 = m->npages, .rom = rom};
+    m->npages = npages;
+    return 0;
+}
+
+u64 mem_ram_size(const struct mem *m)
+{
+    u64 sum = 0;
+    for (unsigned i = 0; i < m->nregions; i++)
+        sum += m->region[i].rom ? 0 : m->region[i].size;
+    return sum;
+}
+
+/* The region that holds all of [gpa, gpa+len), or NULL. */
+static const struct mem_region *find_range(const struct mem *m, gpa_t gpa, u64 len)
+{
+    const struct mem_region *r = mem_find(m, gpa);
+    return r && len <= r->size - (gpa - r->gpa) ? r : NULL;
+}
+
+u8 *mem_range(const struct mem *m, gpa_t gpa, u64 len)
+{
+    const struct mem_region *r = find_range(m, gpa, len);
+    return r && !r->rom ? r->host + (gpa - r->gpa) : NULL;
+}
+
+int mem_read(const struct mem *m, gpa_t gpa, void *buf, u64 len)
+{
+    const struct mem_region *r = find_range(m, gpa, len);
+    if (!r)
+        return -1;
+    memcpy(buf, r->host + (gpa - r->gpa), len);
+    return 0;
+}
+
+int mem_write(struct mem *m, gpa_t gpa, const void *buf, u64 len)
+{
+    const struct mem_region *r = find_range(m, gpa, len);
+    if (!r || r->rom)
+        return -1;
+    memcpy(r->host + (gpa - r->gpa), buf, len);
+    atomic_thread_fence(memory_order_seq_cst);
+    while (len) {
+        unsigned off = gpa & PAGE_MASK;
+        unsigned n = min_u64(len, PAGE_SIZE - off);
+        u64 page = mem_page(r, gpa);
+        if (mem_has_code(m, page))
+            mem_code_written(m, page, off, n);
+        gpa += n;
+        len -= n;
+    }
+    return 0;
+}
+
+/* Makes every other thread of the process pass a full memory barrier. */
+static void fence_all_threads(void)
+{
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0)
+        return;
+    /* Forbidden here (a seccomp filter). mprotect of a touched page makes the kernel interrupt
+     * every CPU that runs this process, which is the same fence at a higher price. */
+    void *p = reserve(PAGE_SIZE);
+    if (!p)
+        return;
+    *(volatile u8 *)p = 1;
+    mprotect(p, PAGE_SIZE, PROT_READ);
+    munmap(p, PAGE_SIZE);
+}
+
+void mem_code_mark(struct mem *m, u64 page, u64 chunks)
+{
+    assert(page < m->npages);
+    if (!m->shared) {
+        atomic_fetch_or(&m->code_map[page], chunks);
+        return;
+    }
+    pthread_mutex_lock(&m->mark_lock);
+    if ((atomic_fetch_or(&m->code_map[page], chunks) & chunks) != chunks)
+        fence_all_threads();
+    pthread_mutex_unlock(&m->mark_lock);
+}
+
+bool mem_code_written(struct mem *m, u64 page, unsigned off, unsigned len)
+{
+    assert(page < m->npages);
+    u64 chunks = mem_chunks(off, len);
+    if (!(atomic_load(&m->code_map[page]) & chunks))
+        return false;
+    /* All code of the page goes: clear the whole map, so that data beside it is cheap again. */
+    atomic_store(&m->code_map[page], 0);
+    atomic_fetch_add(&m->code_gen[page], 1);
+    return true;
+}

@@ -1,0 +1,29 @@
+/* diff.h - runs a case on both sides, compares, and shrinks what differs. */
+#ifndef POPF_DIFF_DIFF_H
+#define POPF_DIFF_DIFF_H
+
+#include "gen.h"
+#include "guest.h"
+
+struct diff {
+    struct guest *g;
+    struct gen gen;
+    struct test_case t;
+    struct outcome bare, guest;
+    u64 runs, done, faults, bad;
+    char what[4096]; /* the last difference */
+};
+
+int diff_init(struct diff *d, u64 seed, struct err *e);
+void diff_free(struct diff *d);
+
+/* Places and runs d->t on both sides: true if all is the same; else d->what says what is not. */
+bool diff_run(struct diff *d);
+
+/* After a difference: takes instructions away as long as something differs. */
+void diff_shrink(struct diff *d);
+
+/* The case and the difference, as comments of TAP. */
+void diff_print(const struct diff *d);
+
+#endif

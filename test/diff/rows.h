@@ -1,0 +1,30 @@
+/* rows.h - which rows of the table are compared, and which are not and why. */
+#ifndef POPF_DIFF_ROWS_H
+#define POPF_DIFF_ROWS_H
+
+#include "layout.h"
+
+/* NULL if the row can be compared; else why it cannot. */
+const char *row_skip(unsigned row);
+
+/* Kinds of rows, for mixing sequences. */
+enum row_class {
+    ROW_INT,
+    ROW_STRING,
+    ROW_BRANCH,
+    ROW_FAULT, /* ends a sequence by an exception, nearly always */
+    ROW_X87,
+    ROW_SSE, /* and MMX */
+    ROW_VEX,
+    ROW_EVEX,
+    ROW_CLASSES
+};
+enum row_class row_class(unsigned row);
+
+/* Flags that the op leaves undefined and that differ for a known reason. */
+u32 row_loose_flags(unsigned row);
+
+/* "ADD (Ev, Gv)" */
+const char *row_name(unsigned row, char *buf, unsigned size);
+
+#endif

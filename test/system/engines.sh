@@ -1,0 +1,14 @@
+#!/bin/sh
+# KVM, only where doctor finds it good.
+set -u
+. "$(dirname "$0")/lib.sh"
+report=$("$POPF" doctor)
+takes=$(echo "$report" | sed -n 's/^auto *takes //p')
+for kind in cloud 686; do
+    for cpus in 1 2; do
+        case $takes in
+        kvm:*) AS_USER='' boot "boot kvm $kind $cpus CPU(s)" $kind 120 --engine kvm --cpus $cpus ;;
+        *) skip "boot kvm $kind $cpus CPU(s)" "auto takes $takes" ;;
+        esac
+    done
+done
