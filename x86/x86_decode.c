@@ -459,7 +459,7 @@ static u64 read_le(const u8 *p, unsigned len)
 {
     u64 v;
 
-    memcpy(&v, p, sizeof(v));
+    __builtin_memcpy(&v, p, sizeof(v));
     return len ? v & size_mask(len) : 0;
 }
 
@@ -633,9 +633,9 @@ static void keep_bytes(const struct dec *d, struct x86_decoded *out)
 {
     u128 v;
 
-    memcpy(&v, d->buf, sizeof(v));
+    __builtin_memcpy(&v, d->buf, sizeof(v));
     v &= ~(u128)0 >> (128 - 8 * d->pos);
-    memcpy(out->bytes, &v, sizeof(v));
+    __builtin_memcpy(out->bytes, &v, sizeof(v));
 }
 
 static enum x86_status decode(struct dec *d, enum x86_mode mode, struct x86_decoded *out)
@@ -671,9 +671,10 @@ enum x86_status x86_decode(const u8 *code, unsigned avail, enum x86_mode mode,
     struct dec d = {.limit = avail < X86_INSN_MAX ? avail : X86_INSN_MAX};
 
     if (likely(avail >= 16))
-        memcpy(d.buf, code, 16); /* of a size known to the compiler: no call */
+        __builtin_memcpy(d.buf, code, 16); /* of a size known to the compiler: no call */
     else
-        memcpy(d.buf, code, d.limit);
-    memset(out, 0, sizeof(*out));
+        for (unsigned n = 0; n < d.limit; n++)
+            d.buf[n] = code[n];
+    *out = (struct x86_decoded){0};
     return decode(&d, mode, out);
 }

@@ -426,7 +426,8 @@ static bool prepare(struct kvm_vcpu *v, struct engine_result *res)
         return false;
     if (c->activity == CPU_WAIT_SIPI)
         return true;
-    if (kvm_state_write(v, &res->err))
+    /* tsc_offset is the machine's: it moves it while CPUs are paused. */
+    if (kvm_state_write(v, &res->err) || kvm_state_tsc(v, &res->err))
         return fail(res);
     if (events & EV_NMI && !inject_nmi(v, res))
         return false;

@@ -620,7 +620,7 @@ int kvm_state_write(struct kvm_vcpu *v, struct err *e)
     simplify(v->c);
     v->window_known = false;
     if (write_sregs(v, e) || write_regs(v, e) || write_msrs(v, e) || write_fpu(v, e) ||
-        write_debug(v, e) || write_events(v, e) || kvm_state_tsc(v, e))
+        write_debug(v, e) || write_events(v, e))
         return -1;
     v->owner = OWNER_BOTH;
     return 0;

@@ -51,8 +51,11 @@ static const char *why_not(struct diff *d, unsigned row)
 
 static void report(struct diff *d, const struct options *o)
 {
-    if (d->bad++ >= o->max_bad)
+    if (d->bad++ >= o->max_bad) {
+        if (o->verbose)
+            diff_print(d);
         return;
+    }
     diff_shrink(d);
     diff_print(d);
 }
@@ -102,8 +105,13 @@ static bool test_rows(struct diff *d, const struct options *o, bool m64)
         if (o->row && strcasecmp(o->row, x86_op_name(x86_rows[row].op)) != 0)
             continue;
         cov[row].skip = why_not(d, row);
-        if (!cov[row].skip)
-            run_row(d, o, row, &cov[row], m64);
+        if (cov[row].skip)
+            continue;
+        double t0 = now();
+        char name[64];
+        run_row(d, o, row, &cov[row], m64);
+        if (now() - t0 > 1 && o->verbose)
+            printf("# slow: %s %.1f s\n", row_name(row, name, sizeof name), now() - t0);
     }
     list_rows(cov, o);
     free(cov);
