@@ -265,9 +265,10 @@ void cpu_fix_noncanonical(struct cpu *c, const struct x86_insn *i)
     c->exc.noncanonical = false;
     bool operand = i->prefix & X86_PFX_MEM;
     bool flat = i->seg == X86_SEG_FLAT || i->seg == SS;
-    if (operand && flat && (i->base == RSP || i->base == RBP))
-        c->exc.vec = EXC_SS;
-    else if (uses_stack(x86_row(i)->op) &&
+    if (operand && flat && (i->base == RSP || i->base == RBP)) {
+        if (x86_row(i)->op != X86_MOVDIR64B || !x86_canonical(cpu_ea(c, i)))
+            c->exc.vec = EXC_SS; /* MOVDIR64B's other address is not relative to SS */
+    } else if (uses_stack(x86_row(i)->op) &&
              (!operand || x86_canonical(cpu_ea(c, i) + c->seg[i->seg].base)))
         c->exc.vec = EXC_SS; /* the operand was fine, so it was the stack */
 }

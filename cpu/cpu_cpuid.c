@@ -61,6 +61,8 @@ struct mask {
 /* Leaf 7 EDX: FSRM VP2INTERSECT SERIALIZE FP16 */
 #define L7_EDX      (B(4) | B(8) | B(14) | B(23))
 #define L7_EDX_SPEC (B(26) | B(27) | B(29) | B(31)) /* SPEC_CTRL STIBP ARCH_CAPABILITIES SSBD */
+/* Leaf 7.2 EDX: BHI_CTRL, so that Linux sets one bit and does without its loop on every entry. */
+#define L7_2_EDX_SPEC B(4)
 
 static const struct mask masks[] = {
     {0x1,
@@ -74,9 +76,10 @@ static const struct mask masks[] = {
     {0x7,
      0,
      {0, L7_EBX, L7_ECX, L7_EDX},
-     {1, B(0) | B(1) | B(7) | B(9) | B(10) | B(20), B(2), B(4)}},
+     {2, B(0) | B(1) | B(7) | B(9) | B(10) | B(20), B(2), B(4)}},
     /* AVX_VNNI AVX512_BF16; fast zero-length MOVSB, STOSB, CMPSB */
     {0x7, 1, {B(4) | B(5) | B(10) | B(11) | B(12), 0, 0, 0}, {0}},
+    {0x7, 2, {0}, {0}},
     {0x80000001,
      0,
      {~0u, 0, B(0) | B(5) | B(8), B(11) | B(20) | B(26) | B(27) | B(29)},
@@ -487,8 +490,10 @@ struct cpu_model *cpu_model_new(const struct cpu_model_config *cfg, struct err *
     for (unsigned i = 0; i < ARRAY_SIZE(masks); i++)
         add_masked(m, &masks[i]);
     cut_down(m);
-    if (!m->amd)
+    if (!m->amd) {
         find(m, 7, 0)->edx |= L7_EDX_SPEC;
+        find(m, 7, 2)->edx |= L7_2_EDX_SPEC;
+    }
     add_xsave(m);
     add_caches(m);
     add_topology(m);

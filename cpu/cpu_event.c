@@ -3,6 +3,8 @@
  * (SDM vol. 3A, 6.9, 6.15; vol. 3B, chapter 17). Delivery itself is in cpu_deliver.c.
  */
 #include "cpu/cpu_event.h"
+
+#include "cpu/cpu_cpuid.h"
 #include "cpu/cpu_far.h"
 #include "cpu/cpu_mem.h"
 
@@ -160,6 +162,10 @@ void cpu_check_code_breakpoint(struct cpu *c, gva_t la)
 {
     u32 hit = 0;
     if (c->eflags & FLAG_RF)
+        return;
+    /* Right after MOV or POP to SS: Intel's processors pass over it (SDM vol. 3B, 17.3.1.1), AMD's
+     * do not. */
+    if (c->shadow_ss && !cpu_model_is_amd(c->model))
         return;
     for (unsigned n = 0; n < 4; n++)
         if (bp_enabled(c, n) && bp_kind(c, n) == BP_EXEC && c->dr[n] == la)

@@ -93,6 +93,14 @@ void cpu_stack_outer(struct cpu *c, struct cpu_stack *s, u16 sel, u64 sp, unsign
 
 void cpu_stack_push(struct cpu *c, struct cpu_stack *s, unsigned size, u64 val);
 u64 cpu_stack_pop(struct cpu *c, struct cpu_stack *s, unsigned size);
+
+/* A selector takes up `size` bytes; processors read two of them. */
+static inline u16 cpu_stack_pop_sel(struct cpu *c, struct cpu_stack *s, unsigned size)
+{
+    u16 sel = (u16)cpu_stack_pop(c, s, 2);
+    s->sp = (s->sp & ~s->mask) | ((s->sp + size - 2) & s->mask);
+    return sel;
+}
 void cpu_stack_skip(struct cpu_stack *s, s64 bytes);
 
 /* Makes it SS:RSP. c->cpl must be the new one already. */

@@ -347,6 +347,8 @@ static u64 spec_ctrl_valid(const struct cpu *c)
     u64 valid = 0;
     if (edx & BIT(26) || amd & BIT(14))
         valid |= BIT(0); /* IBRS */
+    if (edx & BIT(26))
+        valid |= BIT(10); /* BHI_DIS_S: leaf 7.2 */
     if (edx & BIT(27) || amd & BIT(15))
         valid |= BIT(1); /* STIBP */
     if (edx & BIT(31) || amd & BIT(24))

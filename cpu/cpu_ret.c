@@ -36,7 +36,11 @@ static void check_return_cs(struct cpu *c, u16 sel, struct desc *d)
         cpu_throw(c, EXC_NP, sel_err(sel));
 }
 
-/* Data segments that the outer level may not use become null (SDM vol. 3A, 5.8.6). */
+/*
+ * Data segments that the outer level may not use become null (SDM vol. 3A, 5.8.6). The manual speaks
+ * of the selector: processors leave the hidden base alone, and 64-bit code goes on using that of FS
+ * and GS.
+ */
 static void drop_inner_segments(struct cpu *c)
 {
     static const u8 data[] = {ES, DS, FS, GS};
@@ -44,8 +48,10 @@ static void drop_inner_segments(struct cpu *c)
         struct seg *s = &c->seg[data[n]];
         bool conforming = (s->attr & (SEG_CODE | SEG_CONFORM)) == (SEG_CODE | SEG_CONFORM);
         unsigned dpl = (s->attr & SEG_DPL) >> SEG_DPL_SHIFT;
-        if (!(s->attr & SEG_UNUSABLE) && dpl < c->cpl && !conforming)
-            cpu_set_seg_null(c, data[n], 0);
+        if (!(s->attr & SEG_UNUSABLE) && dpl < c->cpl && !conforming) {
+            s->sel = 0;
+            s->attr = SEG_UNUSABLE; /* the limits for quick checks follow by cpu_update_mode() */
+        }
     }
 }
 
@@ -66,7 +72,7 @@ static void pop_stack(struct cpu *c, struct cpu_stack *s, unsigned size, unsigne
                       const struct desc *cs)
 {
     u64 sp = cpu_stack_pop(c, s, size);
-    u16 ss = (u16)cpu_stack_pop(c, s, size);
+    u16 ss = cpu_stack_pop_sel(c, s, size);
     cpu_stack_outer(c, s, ss, sp, cpl, is_code64(c, cs->lo) && cpl < 3);
     if (is_code64(c, cs->lo))
         s->mask = ~0ull;
@@ -79,8 +85,11 @@ void cpu_far_ret(struct cpu *c, unsigned opsize, u16 imm)
     struct cpu_stack s;
     struct desc cs;
     cpu_stack_current(c, &s);
-    u64 rip = cpu_stack_pop(c, &s, opsize);
-    u16 sel = (u16)cpu_stack_pop(c, &s, opsize);
+    /* CS is read first: the processor's order, as CR2 shows. */
+    struct cpu_stack top = s;
+    cpu_stack_skip(&s, opsize);
+    u16 sel = cpu_stack_pop_sel(c, &s, opsize);
+    u64 rip = cpu_stack_pop(c, &top, opsize);
     cpu_stack_skip(&s, imm);
     if (cpu_realish(c)) {
         to_real(c, sel, rip, &s);
@@ -194,9 +203,13 @@ static void iret_protected(struct cpu *c, unsigned opsize)
     struct cpu_stack s;
     struct desc cs;
     cpu_stack_current(c, &s);
-    u64 rip = cpu_stack_pop(c, &s, opsize);
-    u16 sel = (u16)cpu_stack_pop(c, &s, opsize);
+    /* The processor's order: RFLAGS, CS, RIP. */
+    struct cpu_stack top = s, mid = s;
+    cpu_stack_skip(&mid, opsize);
+    cpu_stack_skip(&s, 2 * (s64)opsize);
     u32 fl = (u32)cpu_stack_pop(c, &s, opsize);
+    u16 sel = cpu_stack_pop_sel(c, &mid, opsize);
+    u64 rip = cpu_stack_pop(c, &top, opsize);
     if (fl & FLAG_VM && c->cpl == 0 && opsize == 4 && !cpu_long(c)) {
         to_v86(c, rip, sel, fl, &s);
         return;

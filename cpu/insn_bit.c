@@ -123,12 +123,13 @@ static void insn_btc(struct cpu *c, const struct x86_insn *i)
 
 /* --- scans and counts --- */
 
-/* reg = f(rm), by the host; BSF and BSR of zero leave the destination as the host does. */
-#define SCAN(op, bits, sfx)                                                                        \
-    static u##bits scan_##op##_##bits(struct cpu *c, u##bits src, u##bits dst)                     \
+/* reg = f(rm), by the host, on all of the destination: BSF and BSR of zero leave it as the host
+ * does, the upper half included. */
+#define SCAN(op, bits, sfx, mod)                                                                   \
+    static u64 scan_##op##_##bits(struct cpu *c, u64 src, u64 dst)                                 \
     {                                                                                              \
         u16 fl = c->aflags;                                                                        \
-        __asm__(FLAGS_LOAD #op sfx " %[s], %[d]" FLAGS_SAVE                                        \
+        __asm__(FLAGS_LOAD #op sfx " %" mod "[s], %" mod "[d]" FLAGS_SAVE                          \
                 : [d] "+r"(dst), "+a"(fl)                                                          \
                 : [s] "r"(src)                                                                     \
                 : "cc");                                                                           \
@@ -136,16 +137,15 @@ static void insn_btc(struct cpu *c, const struct x86_insn *i)
         return dst;                                                                                \
     }
 #define SCANS(op)                                                                                  \
-    SCAN(op, 16, "w")                                                                              \
-    SCAN(op, 32, "l")                                                                              \
-    SCAN(op, 64, "q")                                                                              \
+    SCAN(op, 16, "w", "w")                                                                         \
+    SCAN(op, 32, "l", "k")                                                                         \
+    SCAN(op, 64, "q", "q")                                                                         \
     static void insn_##op(struct cpu *c, const struct x86_insn *i)                                 \
     {                                                                                              \
-        u64 s = rm_get(c, i, i->opsize), d = reg_get(c, i->reg, i->opsize);                        \
-        u64 r = i->opsize == 8   ? scan_##op##_64(c, s, d)                                         \
-                : i->opsize == 4 ? scan_##op##_32(c, s, d)                                         \
-                                 : scan_##op##_16(c, s, d);                                        \
-        reg_set(c, i->reg, i->opsize, r);                                                          \
+        u64 s = rm_get(c, i, i->opsize), d = c->reg[i->reg];                                       \
+        c->reg[i->reg] = i->opsize == 8   ? scan_##op##_64(c, s, d)                                \
+                         : i->opsize == 4 ? scan_##op##_32(c, s, d)                                \
+                                          : scan_##op##_16(c, s, d);                               \
     }
 SCANS(bsf)
 SCANS(bsr)
@@ -199,8 +199,8 @@ BMI_RM_V(shrx)
 
 /* vvvv = f(rm) */
 #define BMI_BLS(op)                                                                                \
-    SCAN(op, 32, "l")                                                                              \
-    SCAN(op, 64, "q")                                                                              \
+    SCAN(op, 32, "l", "k")                                                                         \
+    SCAN(op, 64, "q", "q")                                                                         \
     static void insn_##op(struct cpu *c, const struct x86_insn *i)                                 \
     {                                                                                              \
         u64 s = rm_get(c, i, i->opsize);                                                           \

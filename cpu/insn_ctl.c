@@ -100,9 +100,9 @@ void insn_mov_to_cr(struct cpu *c, const struct x86_insn *i)
 
 static void check_dr_number(struct cpu *c, unsigned n)
 {
+    need_cpl0(c);
     if (n > 7 || ((n == 4 || n == 5) && c->cr4 & CR4_DE))
         cpu_throw_ud(c);
-    need_cpl0(c);
 }
 
 void insn_mov_from_dr(struct cpu *c, const struct x86_insn *i)

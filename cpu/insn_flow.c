@@ -89,6 +89,16 @@ static inline void call(struct cpu *c, const struct x86_insn *i, u64 to)
     c->reg[X86_SLOT_RIP] = to;
 }
 
+/* In 64-bit code processors store the return address before they look at the target. */
+static void call_ind_64(struct cpu *c, const struct x86_insn *i)
+{
+    u64 to = rm_get(c, i, i->opsize), sp = c->reg[RSP] - i->opsize;
+    cpu_st(c, X86_SEG_FLAT, sp, i->opsize, c->reg[X86_SLOT_RIP]);
+    to = target(c, i, to);
+    c->reg[RSP] = sp;
+    c->reg[X86_SLOT_RIP] = to;
+}
+
 static void insn_call_near(struct cpu *c, const struct x86_insn *i)
 {
     call(c, i, c->reg[X86_SLOT_RIP] + i->imm);
@@ -174,7 +184,7 @@ cpu_insn_fn *insn_bind_flow(struct x86_decoded *d)
     case X86_CALL_NEAR:
         return d->i.opsize == 8 ? call_near_64 : insn_call_near;
     case X86_CALL_NEAR_IND:
-        return insn_call_near_ind;
+        return d->i.opsize == 8 ? call_ind_64 : insn_call_near_ind;
     case X86_RET_NEAR:
         return d->i.opsize == 8 ? ret_near_64 : insn_ret_near;
     case X86_LOOP:

@@ -1,6 +1,9 @@
 /*
  * insn_shift.c - ROL ROR RCL RCR SHL SHR SAR, SHLD SHRD.
  *
+ * OF after rotating by more than one is undefined; Intel's processors leave it alone if the
+ * operand is a register and the count an immediate.
+ *
  * The count is masked to 5 (6) bits; a masked count of zero changes nothing, flags included, which
  * the host's instruction does by itself once the guest's flags are loaded.
  */
@@ -52,6 +55,38 @@ EACH_SIZE(rcr)
 EACH_SIZE(shl)
 EACH_SIZE(shr)
 EACH_SIZE(sar)
+
+/* ROL and ROR of a register by an immediate above one, on a host that leaves OF alone then. */
+#define ROTATE(op, bits)                                                                           \
+    static void op##_rk_##bits(struct cpu *c, const struct x86_insn *i)                            \
+    {                                                                                              \
+        u16 of = c->aflags & 1;                                                                    \
+        op##_ri_##bits(c, i);                                                                      \
+        c->aflags = (c->aflags & ~1) | of;                                                         \
+    }
+#define EACH_ROTATE(op) ROTATE(op, 8) ROTATE(op, 16) ROTATE(op, 32) ROTATE(op, 64)
+EACH_ROTATE(rol)
+EACH_ROTATE(ror)
+static cpu_insn_fn *const rotate_keeping_of[2][4] = {
+    {rol_rk_8, rol_rk_16, rol_rk_32, rol_rk_64},
+    {ror_rk_8, ror_rk_16, ror_rk_32, ror_rk_64},
+};
+
+/* Does the host leave OF alone? CF and OF would both be 0. */
+static bool host_keeps_of(void)
+{
+    u16 fl = aflags_pack(FLAG_OF);
+    u32 v = 0;
+    __asm__(FLAGS_LOAD "roll $2, %[v]" FLAGS_SAVE : [v] "+r"(v), "+a"(fl) : : "cc");
+    return fl & 1;
+}
+
+static bool rotate_keeps_of(const struct x86_decoded *d)
+{
+    u8 n = d->i.imm & (d->i.opsize == 8 ? 63 : 31);
+    return d->op <= X86_ROR && x86_row(&d->i)->operand[1] == X86_O_I &&
+           !(d->i.prefix & X86_PFX_MEM) && n > 1 && host_keeps_of();
+}
 
 #define ROW(op, bits) {op##_ri_##bits, op##_rc_##bits, op##_mi_##bits, op##_mc_##bits}
 #define SIZES(op)     {ROW(op, 8), ROW(op, 16), ROW(op, 32), ROW(op, 64)}
@@ -129,6 +164,8 @@ cpu_insn_fn *insn_bind_shift(struct x86_decoded *d)
     u8 count = x86_row(&d->i)->operand[1];
     if (count == X86_O_ONE)
         d->i.imm = 1;
+    if (rotate_keeps_of(d))
+        return rotate_keeping_of[d->op - X86_ROL][__builtin_ctz(d->i.opsize)];
     unsigned form = (d->i.prefix & X86_PFX_MEM ? 2 : 0) + (count == X86_O_CL);
     return shift[d->op - X86_ROL][__builtin_ctz(d->i.opsize)][form];
 }

@@ -5,6 +5,7 @@
  * say what remains (SDM vol. 2B, REP). That is done when an event is due. Runs of whole elements
  * that stay within a page on both sides are done at once.
  */
+#include "cpu/cpu_cpuid.h"
 #include "cpu/cpu_event.h"
 #include "cpu/cpu_seg.h"
 #include "cpu/insn_int.h"
@@ -45,6 +46,20 @@ typedef bool element_fn(struct cpu *c, const struct x86_insn *i);
  * after the first has been done. */
 typedef u64 run_fn(struct cpu *c, const struct x86_insn *i, u64 n);
 
+/* With 32-bit addresses in 64-bit code Intel's processors cut RCX to 32 bits even if the count is
+ * zero or the first element faults; MOVS and STOS do the same to their addresses. */
+static void cut_registers(struct cpu *c, const struct x86_insn *i)
+{
+    u16 op = x86_row(i)->op;
+    if (cpu_model_is_amd(c->model))
+        return;
+    c->reg[RCX] = (u32)c->reg[RCX];
+    if (op == X86_MOVS || op == X86_STOS)
+        c->reg[RDI] = (u32)c->reg[RDI];
+    if (op == X86_MOVS)
+        c->reg[RSI] = (u32)c->reg[RSI];
+}
+
 static inline __attribute__((always_inline)) void repeat(struct cpu *c, const struct x86_insn *i,
                                                          element_fn *one, run_fn *run)
 {
@@ -52,8 +67,11 @@ static inline __attribute__((always_inline)) void repeat(struct cpu *c, const st
         one(c, i);
         return;
     }
+    if (unlikely(i->adsize == 4 && c->mode == X86_MODE64))
+        cut_registers(c, i);
     u64 left = addr_get(c, i, RCX);
     unsigned slice = REP_SLICE;
+    u16 flags = c->aflags;
     while (left) {
         u64 done = 1;
         bool more = true;
@@ -67,6 +85,10 @@ static inline __attribute__((always_inline)) void repeat(struct cpu *c, const st
         reg_set(c, RCX, i->adsize, left);
         if (!more)
             return;
+        /* Until CMPS and SCAS are done flags are as before, for a fault that may come (SDM vol. 2B,
+         * REP). */
+        if (left)
+            c->aflags = flags;
         if (left && (cpu_event_pending(c) || c->db_pending || c->code_stale || !--slice)) {
             c->reg[X86_SLOT_RIP] -= i->len;
             return;
@@ -239,8 +261,9 @@ static void insn_scas(struct cpu *c, const struct x86_insn *i)
 
 static bool cmps_one(struct cpu *c, const struct x86_insn *i)
 {
-    u64 a = cpu_ld(c, i->seg, addr_get(c, i, RSI), i->opsize);
+    /* Processors read ES:rDI first: CR2 tells. */
     u64 b = cpu_ld(c, dest_seg(c), addr_get(c, i, RDI), i->opsize);
+    u64 a = cpu_ld(c, i->seg, addr_get(c, i, RSI), i->opsize);
     compare(c, i->opsize, a, b);
     s64 step = step_of(c, i);
     advance(c, i, RSI, step);
@@ -287,6 +310,7 @@ static bool ins_one(struct cpu *c, const struct x86_insn *i)
 
 static void insn_ins(struct cpu *c, const struct x86_insn *i)
 {
+    cpu_check_io(c, (u16)c->reg[RDX], i->opsize); /* even if RCX is 0 */
     repeat(c, i, ins_one, NULL);
 }
 
@@ -302,6 +326,7 @@ static bool outs_one(struct cpu *c, const struct x86_insn *i)
 
 static void insn_outs(struct cpu *c, const struct x86_insn *i)
 {
+    cpu_check_io(c, (u16)c->reg[RDX], i->opsize);
     repeat(c, i, outs_one, NULL);
 }
 

@@ -243,7 +243,7 @@ void insn_pop_sreg(struct cpu *c, const struct x86_insn *i)
 {
     struct cpu_stack s;
     cpu_stack_current(c, &s);
-    u16 sel = (u16)cpu_stack_pop(c, &s, i->opsize);
+    u16 sel = cpu_stack_pop_sel(c, &s, i->opsize);
     cpu_load_seg(c, i->reg, sel);
     cpu_stack_commit(c, &s);
     if (i->reg == SS)

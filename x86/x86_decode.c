@@ -508,9 +508,6 @@ static void parse_imm(struct dec *d, struct x86_decoded *out)
     case IMM_MOFFS:
         out->i.prefix |= X86_PFX_MEM;
         break;
-    case IMM_ENTER:
-        v = (v & 0xffff) << 16 | v >> 16;
-        break;
     }
     out->i.imm = v;
 }

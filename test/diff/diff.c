@@ -203,11 +203,25 @@ static void compare_fpu(struct diff *d)
     compare_parts(d, "ZMM 16+", c->at_hi16_zmm, 64, 16);
 }
 
+/* What the host is given is what was meant: a stray SYSCALL would be the host's. */
+static bool as_meant(const struct test_case *t)
+{
+    const u8 *p = t->code;
+    for (unsigned k = 0; k < t->n; p += t->in[k].len, k++) {
+        struct x86_decoded dec;
+        if (x86_decode(p, 15, t->m64 ? X86_MODE64 : X86_MODE32, &dec) != X86_OK ||
+            dec.i.row != t->in[k].row || dec.i.len != t->in[k].len || row_skip(dec.i.row))
+            return false;
+    }
+    return true;
+}
+
 bool diff_run(struct diff *d)
 {
     struct test_case *t = &d->t;
     u32 start = gen_next_start(&d->gen);
     gen_place(t, start);
+    assert(as_meant(t));
     d->gen.next_start = start + t->bytes;
     bare_code(start, t->code, t->bytes);
     guest_code(d->g, start, t->code, t->bytes);

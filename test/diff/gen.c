@@ -417,8 +417,8 @@ static void put_immediate(struct gen *g, const struct enc_state *s, u8 *p)
         break;
     case IMM_UB:
         if (s->row->op == X86_INT)
-            v = one_in(&g->rng, 2) ? 3 + pick(&g->rng, 2) : v;
-        break;
+            v = one_in(&g->rng, 2) || (v & 0xff) == 0x80 ? 3 + pick(&g->rng, 2) : v;
+        break; /* never 0x80: a system call of the host's */
     }
     memcpy(p, &v, 8);
 }
@@ -480,7 +480,7 @@ static bool far_target(unsigned op)
 static void note_fixes(struct gen *g, struct insn *i, const struct enc_state *s,
                        const struct x86_decoded *d)
 {
-    if (s->is_mem && s->m.rip) {
+    if (d->i.prefix & X86_PFX_MEM && s->m.rip && d->disp_len == 4) {
         i->fix = FIX_RIP;
         i->fix_at = d->disp_at;
         i->fix_len = 4;

@@ -78,7 +78,7 @@ static u64 pick_stack(struct gen *g, bool m64)
     struct rng *r = &g->rng;
     switch (pick(r, 32)) {
     case 0:
-        return STACK + pick(r, 32);
+        return STACK - 24 + pick(r, 48);
     case 1:
         return STACK + PAGE_SIZE - pick(r, 32);
     case 2:

@@ -8,6 +8,7 @@
  */
 #include "guest.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -105,12 +106,20 @@ static void put_system(struct guest *g, gpa_t at, u64 base, u32 limit, u32 acces
 /* As Linux lays it out. */
 static void make_gdt(struct guest *g)
 {
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET((unsigned)sched_getcpu(), &here);
+    sched_setaffinity(0, sizeof here, &here); /* or LSL would tell the difference */
     put64(g, AT_GDT + 0x08, descriptor(0, 0xfffff, 0x9b, 0xc));
     put64(g, AT_GDT + 0x10, descriptor(0, 0xfffff, 0x9b, 0xa));
     put64(g, AT_GDT + 0x18, descriptor(0, 0xfffff, 0x93, 0xc));
     put64(g, AT_GDT + 0x20, descriptor(0, 0xfffff, 0xfb, 0xc));
     put64(g, AT_GDT + 0x28, descriptor(0, 0xfffff, 0xf3, 0xc));
     put64(g, AT_GDT + 0x30, descriptor(0, 0xfffff, 0xfb, 0xa));
+    /* Its limit says which CPU this is. */
+    u32 limit = 0;
+    __asm__("lsl %1, %0" : "+r"(limit) : "r"(0x7b));
+    put64(g, AT_GDT + 0x78, descriptor(0, limit, 0xf5, 4));
     put_system(g, AT_GDT + 0x40, SYS_LINEAR + AT_TSS, 0x67, 0x8b);
     put_system(g, AT_GDT + 0x50, SYS_LINEAR + AT_LDT, LDT_N * 8 - 1, 0x82);
     for (unsigned i = 1; i < LDT_N; i++) {
@@ -119,7 +128,7 @@ static void make_gdt(struct guest *g)
         u32 type = (l->ro ? 0 : 2) | l->contents << 2 | 1;
         put64(g, AT_LDT + 8 * i,
               descriptor(l->base, pages ? l->limit >> 12 : l->limit, 0xf0 | type,
-                         pages ? 0xd : 0x5));
+                         pages ? 0xc : 0x4));
     }
 }
 

@@ -32,7 +32,6 @@ static const struct {
     {X86_MONITOR, "an MSR of the host's decides on #UD"},
     {X86_MWAIT, "an MSR of the host's decides on #UD"},
     {X86_INT1, "Linux sends it on as a debug exception of its own"},
-    {X86_MOV_FROM_DR, "a hypervisor may intercept it before its privilege is checked"},
     {X86_XSAVE, "the host has state components that popf does not offer"},
     {X86_XSAVEOPT, "what it writes hangs on the host's use of the registers"},
     {X86_XSAVEC, "the host has state components that popf does not offer"},

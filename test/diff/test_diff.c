@@ -2,9 +2,11 @@
  * test_diff.c - the interpreter against the bare CPU: each row of the instruction table with many
  * operands, then random sequences.
  *
- *   test_diff [--mode 64|32] [--rows N] [--count N] [--seed N] [--row NAME] [--verbose]
+ *   test_diff [--mode 64|32] [--rows N] [--count N] [--seed N] [--row NAME] [--class NAME]...
+ *             [--bad N] [--verbose]
  *
- * --rows N runs each row N times; --count N runs N sequences; by default both are short.
+ * --rows N runs each row N times; --count N runs N sequences; by default both are short. Classes of
+ * rows are int, string, branch, fault, x87, sse, vex, evex. After --bad N differences it ends.
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -19,6 +21,7 @@ struct options {
     u64 rows, count, seed;
     int mode; /* 0: both */
     const char *row;
+    unsigned classes; /* bit per enum row_class */
     bool verbose;
     unsigned max_bad;
 };
@@ -47,6 +50,23 @@ static const char *why_not(struct diff *d, unsigned row)
         (r->attr & (X86_AVX512 | X86_AND_AVX512) && !guest_has(d->g, X86_F_AVX512F)))
         return "the host or the CPU model does not have it";
     return NULL;
+}
+
+static bool chosen(const struct options *o, unsigned row)
+{
+    if (o->row && strcasecmp(o->row, x86_op_name(x86_rows[row].op)) != 0)
+        return false;
+    return o->classes >> row_class(row) & 1;
+}
+
+static unsigned class_bit(const char *name)
+{
+    static const char *const names[] = {"int",   "string", "branch", "fault",
+                                        "x87", "sse",    "vex",    "evex"};
+    for (unsigned k = 0; k < ARRAY_SIZE(names); k++)
+        if (strcmp(name, names[k]) == 0)
+            return 1u << k;
+    return 0;
 }
 
 static void report(struct diff *d, const struct options *o)
@@ -102,7 +122,7 @@ static bool test_rows(struct diff *d, const struct options *o, bool m64)
     struct coverage *cov = calloc(x86_row_count, sizeof *cov);
     u64 bad = d->bad;
     for (unsigned row = 0; row < x86_row_count; row++) {
-        if (o->row && strcasecmp(o->row, x86_op_name(x86_rows[row].op)) != 0)
+        if (!chosen(o, row))
             continue;
         cov[row].skip = why_not(d, row);
         if (cov[row].skip)
@@ -133,8 +153,7 @@ static struct mix *make_mix(struct diff *d, const struct options *o)
     for (unsigned row = 0; row < x86_row_count; row++) {
         if (why_not(d, row))
             continue;
-        if (o->row && strcasecmp(o->row, x86_op_name(x86_rows[row].op)) != 0 &&
-            row_class(row) != ROW_INT)
+        if (!chosen(o, row) && (!o->row || row_class(row) != ROW_INT))
             continue;
         unsigned k = row_class(row);
         m->row[k][m->n[k]++] = (u16)row;
@@ -210,7 +229,8 @@ static int parse(struct options *o, int argc, char **argv)
         {"mode", required_argument, NULL, 'm'},  {"rows", required_argument, NULL, 'r'},
         {"count", required_argument, NULL, 'c'}, {"seed", required_argument, NULL, 's'},
         {"row", required_argument, NULL, 'w'},   {"verbose", no_argument, NULL, 'v'},
-        {"bad", required_argument, NULL, 'b'},   {0}};
+        {"bad", required_argument, NULL, 'b'},   {"class", required_argument, NULL, 'k'},
+          {0}};
     int k;
     while ((k = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         switch (k) {
@@ -229,6 +249,9 @@ static int parse(struct options *o, int argc, char **argv)
         case 'w':
             o->row = optarg;
             break;
+        case 'k':
+            o->classes |= class_bit(optarg);
+            break;
         case 'b':
             o->max_bad = (unsigned)atoi(optarg);
             break;
@@ -239,6 +262,8 @@ static int parse(struct options *o, int argc, char **argv)
             return -1;
         }
     }
+    if (!o->classes)
+        o->classes = ~0u;
     return 0;
 }
 
@@ -256,13 +281,14 @@ int main(int argc, char **argv)
     static struct diff d;
     if (parse(&o, argc, argv)) {
         fprintf(stderr, "usage: test_diff [--mode 64|32] [--rows N] [--count N] [--seed N] "
-                        "[--row NAME] [--bad N] [--verbose]\n");
+                        "[--row NAME] [--class NAME]... [--bad N] [--verbose]\n");
         return 2;
     }
     if (diff_init(&d, o.seed, &e)) {
         printf("1..0 # SKIP %s\n", e.msg);
         return 0;
     }
+    setvbuf(stdout, NULL, _IOLBF, 0);
     unsigned n = 0, failed = 0;
     for (int m64 = 1; m64 >= 0; m64--) {
         if (o.mode && (o.mode == 64) != m64)

@@ -96,7 +96,7 @@ static const struct expect cases[] = {
     {M16, "66 ea 78 56 34 12 08 00", X86_JMP_FAR, 4, 0, 0, 0, DS, Z, Z, 0, 0, 0x812345678},
     {M64, "c2 f0 ff", X86_RET_NEAR, 8, 0, 0, 0, FLAT, Z, Z, 0, 0, 0xfff0},
     {M64, "48 cf", X86_IRET, 8, 0, 0, 0, FLAT, Z, Z},
-    {M64, "c8 34 92 1f", X86_ENTER, 8, 0, 0, 0, FLAT, Z, Z, 0, 0, 0x9234001f},
+    {M64, "c8 34 92 1f", X86_ENTER, 8, 0, 0, 0, FLAT, Z, Z, 0, 0, 0x1f9234},
     {M64, "0f a8", X86_PUSH_SREG, 8, 0, GS, 0, FLAT, Z, Z},
     {M32, "16", X86_PUSH_SREG, 4, 0, SS, 0, DS, Z, Z},
     {M64, "cd 80", X86_INT, 4, 0, 0, 0, FLAT, Z, Z, 0, 0, 0x80},
