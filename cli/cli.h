@@ -1,5 +1,6 @@
 /*
- * cli.h - the commands that people type. They know libpopf's public header and nothing else of popf.
+ * cli.h - the commands that people type. They know libpopf's public header and nothing else of
+ * popf.
  */
 #ifndef POPF_CLI_H
 #define POPF_CLI_H

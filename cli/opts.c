@@ -121,8 +121,7 @@ static int set_number(const char *opt, const char *text, uint64_t min, uint64_t 
     return complain(opt, text, should);
 }
 
-static int set_one_of(const char *opt, const char *text, const char *const *names,
-                      const char **val)
+static int set_one_of(const char *opt, const char *text, const char *const *names, const char **val)
 {
     char should[128] = "must be one of";
     for (; *names; names++) {

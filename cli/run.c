@@ -1,8 +1,8 @@
 /*
  * popf run: a machine whose first serial port is this terminal.
  *
- * One loop, on the main thread, waits for keys, signals and the machine's end. Signals are read from
- * a descriptor, so nothing of popf ever runs in a signal handler.
+ * One loop, on the main thread, waits for keys, signals and the machine's end. Signals are read
+ * from a descriptor, so nothing of popf ever runs in a signal handler.
  */
 #include <errno.h>
 #include <poll.h>
@@ -29,12 +29,12 @@ struct run {
     struct popf_outcome how;
     pthread_t waiter;
     bool has_waiter;
-    int end_fd;    /* readable when the machine has ended */
+    int end_fd; /* readable when the machine has ended */
     int signal_fd;
     sigset_t old_mask;
 
-    bool eof;      /* of standard input */
-    bool escape;   /* Ctrl-A was pressed */
+    bool eof;                 /* of standard input */
+    bool escape;              /* Ctrl-A was pressed */
     char pending[INPUT_SIZE]; /* input that the guest has not taken yet */
     size_t npending;
 

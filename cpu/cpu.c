@@ -135,7 +135,7 @@ void cpu_reset(struct cpu *c, bool init)
         c->xcr0 = XCR0_X87;
         reset_msrs(c);
         cpu_fpu_reset(c);
-        cpu_event_clear(c, EV_NMI | EV_INIT | EV_SIPI);
+        cpu_event_clear(c, EV_NMI | EV_NMI2 | EV_INIT | EV_SIPI);
     }
     cpu_tlb_flush(c);
     cpu_update_mode(c);
@@ -361,7 +361,8 @@ static void state_msrs(struct cpu *c, struct state *s)
 
 static void state_pending(struct cpu *c, struct state *s)
 {
-    u32 events = atomic_load(&c->events) & (EV_NMI | EV_INIT | EV_SIPI);
+    const u32 kept = EV_NMI | EV_NMI2 | EV_INIT | EV_SIPI;
+    u32 events = atomic_load(&c->events) & kept;
     u8 sipi = atomic_load(&c->sipi_vector);
     state_bool(s, &c->exc.pending);
     state_bool(s, &c->exc.soft);
@@ -381,8 +382,8 @@ static void state_pending(struct cpu *c, struct state *s)
     state_val(s, sipi);
     if (!s->loading)
         return;
-    cpu_event_clear(c, EV_NMI | EV_INIT | EV_SIPI);
-    cpu_event_set(c, events & (EV_NMI | EV_INIT | EV_SIPI));
+    cpu_event_clear(c, kept);
+    cpu_event_set(c, events & kept);
     atomic_store(&c->sipi_vector, sipi);
 }
 

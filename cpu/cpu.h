@@ -93,6 +93,7 @@ struct tlb_index {
 #define EV_SIPI  (1u << 3) /* vector in sipi_vector */
 #define EV_EXIT  (1u << 4) /* leave run() with CPU_EXIT_INTERRUPTED */
 #define EV_FLUSH (1u << 5) /* memory map changed: drop all cached translations */
+#define EV_NMI2  (1u << 7) /* with EV_NMI: one more behind it. cpu_nmi_raise() */
 #define EV_SLOW  (1u << 6) /* this CPU's own: TF, RF, breakpoints, shadows: step by step */
 
 enum cpu_activity { CPU_RUNNING, CPU_HALTED, CPU_WAIT_SIPI, CPU_SHUTDOWN };
@@ -154,6 +155,9 @@ struct cpu {
     bool code_stale; /* the last store hit decoded code: leave the block */
     const struct x86_insn *insn; /* being executed; NULL between instructions */
     void *unwind[5]; /* __builtin_setjmp buffer of the engine's loop */
+
+    /* Words of an engine's emitted code, which reaches struct cpu through a segment base. */
+    u64 emitted[8];
 
     /* --- system registers --- */
     u64 cr0, cr2, cr3, cr4, xcr0, efer;

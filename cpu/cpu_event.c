@@ -67,9 +67,34 @@ static void take_init(struct cpu *c)
         c->world->init(c);
 }
 
+void cpu_nmi_raise(struct cpu *c)
+{
+    u32 ev = atomic_load(&c->events);
+    while (!atomic_compare_exchange_weak(&c->events, &ev, ev | (ev & EV_NMI ? EV_NMI2 : EV_NMI)))
+        ;
+}
+
+bool cpu_nmi_take(struct cpu *c)
+{
+    u32 ev = atomic_load(&c->events);
+    while (!atomic_compare_exchange_weak(&c->events, &ev,
+                                         ev & ~(ev & EV_NMI2 ? EV_NMI2 : EV_NMI)))
+        ;
+    return ev & EV_NMI2;
+}
+
+void cpu_nmi_unblock(struct cpu *c)
+{
+    if (!c->nmi_blocked)
+        return;
+    c->nmi_blocked = false;
+    if (atomic_load_explicit(&c->events, memory_order_relaxed) & EV_NMI2)
+        cpu_event_clear(c, EV_NMI2);
+}
+
 static void take_nmi(struct cpu *c)
 {
-    cpu_event_clear(c, EV_NMI);
+    cpu_nmi_take(c);
     c->nmi_blocked = true;
     c->activity = CPU_RUNNING;
     c->exc = (struct cpu_exc){.pending = true, .ext = true, .vec = EXC_NMI};

@@ -26,6 +26,18 @@ void cpu_soft_int(struct cpu *c, unsigned vec, bool int3_or_into);
  */
 void cpu_service_events(struct cpu *c);
 
+/*
+ * An NMI arrives; wake or kick the CPU then. Any thread. A CPU takes an NMI at once and latches one
+ * more while the handler runs; since this one may be late to look, it remembers two until then.
+ */
+void cpu_nmi_raise(struct cpu *c);
+
+/* One is taken. True if another one is pending. */
+bool cpu_nmi_take(struct cpu *c);
+
+/* IRET: of those that came while the handler ran, one is left. */
+void cpu_nmi_unblock(struct cpu *c);
+
 /* True if a halted CPU has something to wake up for. */
 bool cpu_wakeable(const struct cpu *c);
 

@@ -92,8 +92,10 @@ void cpu_seg_check(struct cpu *c, unsigned seg, u64 ea, unsigned size, bool writ
             throw_segment(c, seg);
         down = !(s->attr & SEG_CODE) && s->attr & SEG_EXPDOWN;
     }
-    /* A wrap round 4 GiB or 64 KiB is beyond the limit, too. */
+    /* A wrap round 64 KiB is beyond the limit, too; one round 4 GiB only if the limit is lower. */
     u64 max = down ? (s->attr & SEG_DB ? 0xffffffffull : 0xffffull) : s->limit;
+    if (!down && max == UINT32_MAX)
+        return;
     if (last > max || (down && ea <= s->limit))
         throw_segment(c, seg);
 }

@@ -1,6 +1,7 @@
 /*
  * cpu_ret.c - far RET and IRET (SDM vol. 2, RET and IRET; vol. 3A, 5.8.6, 6.12.1, 7.3, 20.3).
  */
+#include "cpu/cpu_event.h"
 #include "cpu/cpu_far.h"
 #include "cpu/cpu_mem.h"
 
@@ -230,7 +231,7 @@ static void iret_protected(struct cpu *c, unsigned opsize)
 
 void cpu_iret(struct cpu *c, unsigned opsize)
 {
-    c->nmi_blocked = false; /* even if IRET faults (SDM vol. 3A, 6.7.1) */
+    cpu_nmi_unblock(c); /* even if IRET faults (SDM vol. 3A, 6.7.1) */
     if (cpu_v86(c))
         iret_v86(c, opsize);
     else if (!cpu_protected(c))

@@ -95,7 +95,8 @@ static void derive(struct cpu *c, struct seg *s)
         return;
     }
     s->rd_end = s->wr_end = 0;
-    u64 end = (u64)s->limit + 1;
+    /* With a limit of 4 GiB processors let accesses wrap (SDM vol. 3A, 5.3: implementation). */
+    u64 end = s->limit == UINT32_MAX ? UINT64_MAX : (u64)s->limit + 1;
     if (s->attr & SEG_UNUSABLE)
         return;
     if (!cpu_protected(c)) { /* types of protected mode's leftovers do not matter */

@@ -83,7 +83,7 @@ static bool fits(const struct cpu *c, const struct seg *s, u64 off, unsigned siz
     u64 last = off + size - 1;
     if (cpu_protected(c) && s->attr & SEG_EXPDOWN)
         return off > s->limit && last <= width_mask(s);
-    return last <= s->limit;
+    return last <= s->limit || s->limit == UINT32_MAX; /* cpu_seg_derive() */
 }
 
 static gva_t locate(struct cpu *c, const struct cpu_stack *s, unsigned size)

@@ -77,9 +77,11 @@ static void insn_aam(struct cpu *c, const struct x86_insn *i)
 
 static void insn_aad(struct cpu *c, const struct x86_insn *i)
 {
-    u8 al = (u8)(c->reg[RAX] + (c->reg[RAX] >> 8 & 0xff) * (u8)i->imm);
+    u8 al = (u8)c->reg[RAX], tens = (u8)((c->reg[RAX] >> 8 & 0xff) * (u8)i->imm);
+    u16 fl;
+    __asm__("addb %[b], %[a]" FLAGS_SAVE : [a] "+q"(al), "=&a"(fl) : [b] "q"(tens) : "cc");
     reg_set(c, RAX, 2, al);
-    c->aflags = aflags_pack(szp(al));
+    c->aflags = fl;
 }
 
 cpu_insn_fn *insn_bind_bcd(struct x86_decoded *d)

@@ -248,10 +248,21 @@ void insn_rdpmc(struct cpu *c, const struct x86_insn *i)
     cpu_throw_gp(c, 0);
 }
 
+/* CPUID.1:EDX.APIC follows the enable bit of IA32_APIC_BASE (SDM vol. 3A, 10.4.3). */
+static bool apic_off(struct cpu *c)
+{
+    u64 base;
+    cpu_leave(c);
+    return c->world->msr_read && c->world->msr_read(c, MSR_IA32_APIC_BASE, &base) == 0 &&
+           !(base & BIT(11));
+}
+
 void insn_cpuid(struct cpu *c, const struct x86_insn *i)
 {
     u32 r[4];
     cpu_cpuid(c, c->reg[RAX], c->reg[RCX], r);
+    if ((u32)c->reg[RAX] == 1 && apic_off(c))
+        r[3] &= ~(u32)BIT(9);
     c->reg[RAX] = r[0];
     c->reg[RBX] = r[1];
     c->reg[RCX] = r[2];

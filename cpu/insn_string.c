@@ -75,7 +75,7 @@ static inline __attribute__((always_inline)) void repeat(struct cpu *c, const st
     while (left) {
         u64 done = 1;
         bool more = true;
-        if (run && left > 1 && !(c->eflags & FLAG_DF) && (done = run(c, i, left)) != 0)
+        if (run && left > 1 && !(c->eflags & FLAG_DF) && !cpu_event_pending(c) && (done = run(c, i, left)) != 0)
             ;
         else {
             more = one(c, i);

@@ -290,8 +290,10 @@ void insn_bound(struct cpu *c, const struct x86_insn *i)
     unsigned width = 8 * i->opsize;
     s64 index = sext(c->reg[i->reg], width);
     s64 low = sext(cpu_ld(c, i->seg, cpu_ea(c, i), i->opsize), width);
+    if (index < low) /* before the upper bound is read */
+        cpu_throw(c, EXC_BR, 0);
     s64 high = sext(cpu_ld(c, i->seg, ea_plus(c, i, i->opsize), i->opsize), width);
-    if (index < low || index > high)
+    if (index > high)
         cpu_throw(c, EXC_BR, 0);
 }
 

@@ -12,9 +12,8 @@ const struct engine_ops *engine_find(const char *name, struct err *e)
     if (!strcmp(name, "kvm"))
         return &engine_kvm;
     if (!strcmp(name, "bt"))
-        err_set(e, "this popf has no binary translator yet; use --engine interp, or auto");
-    else
-        err_set(e, "no engine is called \"%s\"; there are auto, interp, bt and kvm", name);
+        return &engine_bt;
+    err_set(e, "no engine is called \"%s\"; there are auto, interp, bt and kvm", name);
     return NULL;
 }
 

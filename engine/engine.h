@@ -77,7 +77,7 @@ struct engine_ops {
                   void *arg);
 };
 
-extern const struct engine_ops engine_interp, engine_kvm;
+extern const struct engine_ops engine_interp, engine_bt, engine_kvm;
 
 /* By name; NULL and *e for unknown ones and ones that this build or host does not have. */
 const struct engine_ops *engine_find(const char *name, struct err *e);

@@ -35,9 +35,9 @@
 extern "C" {
 #endif
 
-#define POPF_CPUS_MAX    64
-#define POPF_MEMORY_MIN  (1ull << 20)
-#define POPF_MEMORY_MAX  (1ull << 40)
+#define POPF_CPUS_MAX     64
+#define POPF_MEMORY_MIN   (1ull << 20)
+#define POPF_MEMORY_MAX   (1ull << 40)
 #define POPF_SERIAL_PORTS 2
 
 struct popf; /* one machine */
@@ -60,10 +60,11 @@ struct popf_config {
     unsigned cpus;   /* 1 to POPF_CPUS_MAX */
 
     const char *engine; /* "auto", "interp", "bt" or "kvm"; NULL: "auto" */
-    const char *entry;  /* how the kernel is entered: "auto", "64", "32", "16" or "pvh"; NULL: "auto" */
+    const char
+        *entry; /* how the kernel is entered: "auto", "64", "32", "16" or "pvh"; NULL: "auto" */
 
-    bool no_reboot;   /* a reset ends the machine instead of starting it afresh */
-    bool debug_exit;  /* I/O port 0xf4: a write of v ends the machine with POPF_END_DEBUG_EXIT */
+    bool no_reboot;     /* a reset ends the machine instead of starting it afresh */
+    bool debug_exit;    /* I/O port 0xf4: a write of v ends the machine with POPF_END_DEBUG_EXIT */
     uint64_t max_insns; /* ends the machine when a CPU has executed so many; 0: never. A test's net:
                            exact to a few instructions under interp and bt, ignored under kvm */
 
@@ -172,8 +173,8 @@ int popf_wait_ms(struct popf *vm, struct popf_outcome *how, unsigned timeout_ms)
 void popf_stop(struct popf *vm);
 
 /*
- * Halts all virtual CPUs and the machine's time; returns when they stand. The guest does not notice:
- * neither its clocks nor its TSC move on. Calls nest.
+ * Halts all virtual CPUs and the machine's time; returns when they stand. The guest does not
+ * notice: neither its clocks nor its TSC move on. Calls nest.
  */
 void popf_pause(struct popf *vm);
 void popf_resume(struct popf *vm);
@@ -224,8 +225,8 @@ struct popf_stats {
     uint64_t msrs;       /* MSR accesses that the machine answered */
     uint64_t interrupts; /* external interrupts taken */
     uint64_t resets;
-    uint64_t memory;     /* bytes of guest RAM */
-    uint64_t resident;   /* of them, bytes that the host holds in memory */
+    uint64_t memory;   /* bytes of guest RAM */
+    uint64_t resident; /* of them, bytes that the host holds in memory */
 };
 
 /* Counters; exact once the machine stands. */

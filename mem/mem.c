@@ -172,5 +172,6 @@ bool mem_code_written(struct mem *m, u64 page, unsigned off, unsigned len)
     /* All code of the page goes: clear the whole map, so that data beside it is cheap again. */
     atomic_store(&m->code_map[page], 0);
     atomic_fetch_add(&m->code_gen[page], 1);
+    atomic_fetch_add(&m->code_epoch, 1);
     return true;
 }

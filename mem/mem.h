@@ -38,6 +38,7 @@ struct mem {
     u64 npages;
     _Atomic u64 *code_map; /* [MEM_PAGES_MAX], reserved lazily */
     _Atomic u32 *code_gen;
+    _Atomic u32 code_epoch; /* bumped with any page's code_gen */
     bool shared; /* more than one thread runs guest code: marking must fence them all */
     /* Held while marking: a bit seen set has been fenced, too. */
     pthread_mutex_t mark_lock;

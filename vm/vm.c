@@ -84,8 +84,10 @@ static int make_engine(struct popf *vm, struct err *e)
     log_info(&vm->log, "engine %s", why);
 
     vm->tsc_hz = vm_host_tsc_hz();
-    struct cpu_model_config mc = {.tsc_hz = vm->tsc_hz, .apic_bus_hz = LAPIC_TIMER_HZ,
-                                  .ncpus = vm->cfg.cpus, .kvm_leaves = true};
+    struct cpu_model_config mc = {.tsc_hz = vm->tsc_hz,
+                                  .apic_bus_hz = LAPIC_TIMER_HZ,
+                                  .ncpus = vm->cfg.cpus,
+                                  .kvm_leaves = true};
     vm->model = cpu_model_new(&mc, e);
     if (!vm->model)
         return -1;
@@ -135,11 +137,12 @@ struct popf *popf_create(const struct popf_config *cfg, struct popf_error *err)
         return NULL;
     }
     vm->wake_fd = vm->clk.timerfd = -1;
-    vm->how = (struct popf_outcome){.end = POPF_END_STOPPED, .text = "the machine was never started"};
+    vm->how =
+        (struct popf_outcome){.end = POPF_END_STOPPED, .text = "the machine was never started"};
     init_locks(vm);
     if (copy_config(vm, cfg, &e) || vm_serial_init(vm, &e) || check_config(vm, &e) ||
-        vm_clock_init(vm, &e) || make_memory(vm, &e) || make_engine(vm, &e) ||
-        vm_pc_init(vm, &e) || make_cpus(vm, &e) || power_on(vm, &e)) {
+        vm_clock_init(vm, &e) || make_memory(vm, &e) || make_engine(vm, &e) || vm_pc_init(vm, &e) ||
+        make_cpus(vm, &e) || power_on(vm, &e)) {
         give_error(err, &e);
         popf_destroy(vm);
         return NULL;
@@ -150,8 +153,8 @@ struct popf *popf_create(const struct popf_config *cfg, struct popf_error *err)
 /* --- starting --- */
 
 /*
- * Signals are for the caller's threads; those that an instruction of ours can raise stay deliverable,
- * because engines may live off them.
+ * Signals are for the caller's threads; those that an instruction of ours can raise stay
+ * deliverable, because engines may live off them.
  */
 static void block_signals(sigset_t *old)
 {
@@ -178,8 +181,7 @@ static int spawn_all(struct popf *vm, struct err *e)
 {
     if (spawn(&vm->io_thread, &vm->has_io_thread, vm_clock_thread, vm, e))
         return -1;
-    if (vm->cfg.serial_out &&
-        spawn(&vm->out_thread, &vm->has_out_thread, vm_serial_thread, vm, e))
+    if (vm->cfg.serial_out && spawn(&vm->out_thread, &vm->has_out_thread, vm_serial_thread, vm, e))
         return -1;
     for (unsigned i = 0; i < vm->cfg.cpus; i++)
         if (spawn(&vm->vcpu[i].thread, &vm->vcpu[i].has_thread, vm_cpu_thread, &vm->vcpu[i], e))

@@ -40,7 +40,7 @@ struct vcpu {
     struct kvmclock kvmclock; /* dev_lock */
     pthread_t thread;
     bool has_thread;
-    _Atomic bool sipi; /* a SIPI has come since the last INIT */
+    _Atomic bool sipi;    /* a SIPI has come since the last INIT */
     _Atomic u32 sleeping; /* a futex: 1 while its thread sleeps, or is about to */
 
     /* Counters, written by its own thread only. */
@@ -135,7 +135,8 @@ void vm_reset_if_wanted(struct popf *vm);
 
 /* --- vm_boot.c --- */
 
-/* Puts CPUs and devices into their power-on state and loads the kernel. dev_lock held, no CPU runs. */
+/* Puts CPUs and devices into their power-on state and loads the kernel. dev_lock held, no CPU runs.
+ */
 int vm_power_on(struct popf *vm, struct err *e);
 
 /* --- vm_clock.c --- */

@@ -73,8 +73,8 @@ static struct vcpu *hold_cpu(struct popf *vm, unsigned cpu, struct popf_error *e
     unsigned threads = 0;
     for (unsigned i = 0; i < vm->cfg.cpus; i++)
         threads += vm->vcpu[i].has_thread;
-    bool stands = vm->life == VM_NEW ||
-                  ((vm->pauses || vm->life == VM_ENDED) && vm->parked >= threads);
+    bool stands =
+        vm->life == VM_NEW || ((vm->pauses || vm->life == VM_ENDED) && vm->parked >= threads);
     pthread_mutex_unlock(&vm->lock);
     if (stands)
         return &vm->vcpu[cpu];

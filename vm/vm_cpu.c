@@ -142,7 +142,9 @@ static void on_intr(void *arg, bool pending)
 
 static void on_nmi(void *arg)
 {
-    vm_cpu_event(arg, EV_NMI);
+    struct vcpu *v = arg;
+    cpu_nmi_raise(v->cpu);
+    vm_cpu_event(v, 0);
 }
 
 static void on_init(void *arg)
@@ -248,12 +250,26 @@ void vm_cpu_get_regs(struct vcpu *v, struct popf_regs *r)
     struct cpu *c = v->cpu;
     v->vm->ops->get_state(v->vm->engine, c);
     *r = (struct popf_regs){
-        .rip = c->reg[X86_SLOT_RIP], .rflags = cpu_flags(c), .cr0 = c->cr0, .cr2 = c->cr2,
-        .cr3 = c->cr3, .cr4 = c->cr4, .cr8 = lapic_cr8(&v->lapic), .efer = c->efer,
-        .es = seg_out(&c->seg[ES]), .cs = seg_out(&c->seg[CS]), .ss = seg_out(&c->seg[SS]),
-        .ds = seg_out(&c->seg[DS]), .fs = seg_out(&c->seg[FS]), .gs = seg_out(&c->seg[GS]),
-        .ldtr = seg_out(&c->ldtr), .tr = seg_out(&c->tr), .gdt_base = c->gdtr.base,
-        .idt_base = c->idtr.base, .gdt_limit = c->gdtr.limit, .idt_limit = c->idtr.limit,
+        .rip = c->reg[X86_SLOT_RIP],
+        .rflags = cpu_flags(c),
+        .cr0 = c->cr0,
+        .cr2 = c->cr2,
+        .cr3 = c->cr3,
+        .cr4 = c->cr4,
+        .cr8 = lapic_cr8(&v->lapic),
+        .efer = c->efer,
+        .es = seg_out(&c->seg[ES]),
+        .cs = seg_out(&c->seg[CS]),
+        .ss = seg_out(&c->seg[SS]),
+        .ds = seg_out(&c->seg[DS]),
+        .fs = seg_out(&c->seg[FS]),
+        .gs = seg_out(&c->seg[GS]),
+        .ldtr = seg_out(&c->ldtr),
+        .tr = seg_out(&c->tr),
+        .gdt_base = c->gdtr.base,
+        .idt_base = c->idtr.base,
+        .gdt_limit = c->gdtr.limit,
+        .idt_limit = c->idtr.limit,
     };
     memcpy(r->gpr, c->reg, sizeof(r->gpr));
 }

@@ -142,8 +142,9 @@ static void report_kvm(struct report *r)
         close(fd);
         say(r, "/dev/kvm   present, and you may use it");
     } else if (errno == EACCES || errno == EPERM) {
-        say(r, "/dev/kvm   present, but you may not open it; mend: sudo usermod -aG kvm $USER, then "
-               "log in again");
+        say(r,
+            "/dev/kvm   present, but you may not open it; mend: sudo usermod -aG kvm $USER, then "
+            "log in again");
     } else if (errno == ENOENT) {
         say(r, "/dev/kvm   absent: no hardware support, or none passed to this container (mend: "
                "docker run --device /dev/kvm); popf works without it");
@@ -194,8 +195,10 @@ static void report_executable(struct report *r)
         say(r, "code       executable memory can be had");
     } else {
         r->broken = true;
-        say(r, "code       no executable memory (%s): SELinux's execmem, PaX MPROTECT or a noexec "
-               "memfd policy (sysctl vm.memfd_noexec) forbids it; allow it for popf", strerror(errno));
+        say(r,
+            "code       no executable memory (%s): SELinux's execmem, PaX MPROTECT or a noexec "
+            "memfd policy (sysctl vm.memfd_noexec) forbids it; allow it for popf",
+            strerror(errno));
     }
     if (fd >= 0)
         close(fd);
@@ -206,14 +209,17 @@ static void report_kernel(struct report *r)
     if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0)
         say(r, "membarrier works");
     else
-        say(r, "membarrier forbidden (%s): popf falls back to mprotect, a little slower with "
-               "--cpus 2 and more", strerror(errno));
+        say(r,
+            "membarrier forbidden (%s): popf falls back to mprotect, a little slower with "
+            "--cpus 2 and more",
+            strerror(errno));
     char line[128];
     FILE *f = fopen("/proc/self/status", "re");
     while (f && fgets(line, sizeof(line), f))
         if (!strncmp(line, "Seccomp:", 8))
             say(r, "seccomp    %s",
-                strchr(line, '0') ? "no filter" : "a filter is active (a container's); fine so far");
+                strchr(line, '0') ? "no filter"
+                                  : "a filter is active (a container's); fine so far");
     if (f)
         fclose(f);
 }

@@ -83,7 +83,8 @@ static void hpet_set(void *to, unsigned gsi, int level)
     pull_gsi(to, gsi, GSI_HPET, level);
 }
 
-/* The _PRT names input 16 + (slot + pin) % 8, and link n is (slot + pin) % 4: both inputs are its. */
+/* The _PRT names input 16 + (slot + pin) % 8, and link n is (slot + pin) % 4: both inputs are its.
+ */
 static void pirq_set(void *to, unsigned link, int level)
 {
     pull_gsi(to, 16 + link, GSI_PCI, level);
@@ -162,14 +163,20 @@ static void init_chips(struct popf *vm)
     sysctl92_init(&pc->sysctl, (struct sysctl92_wires){.reset = on_reset, .arg = vm});
     fw_cfg_init(&pc->fw_cfg, vm->ram_low + vm->ram_high, (u16)vm->cfg.cpus);
     acpi_pm_init(&pc->pm, clock,
-                 &(struct acpi_pm_config){.evt = PM_EVT, .cnt = PM_CNT, .tmr = PM_TMR,
-                                          .gpe0 = PM_GPE0, .tmr32 = true, .sleep = on_sleep,
-                                          .arg = vm, .sci = isa_irq(pc, IRQ_SCI)});
+                 &(struct acpi_pm_config){.evt = PM_EVT,
+                                          .cnt = PM_CNT,
+                                          .tmr = PM_TMR,
+                                          .gpe0 = PM_GPE0,
+                                          .tmr32 = true,
+                                          .sleep = on_sleep,
+                                          .arg = vm,
+                                          .sci = isa_irq(pc, IRQ_SCI)});
     hpet_init(&pc->hpet, clock,
               &(struct hpet_wires){.pin = {[2] = {.set = hpet_set, .to = pc, .pin = 2}},
                                    .route_cap = BIT(2),
                                    .legacy = {isa_irq(pc, IRQ_PIT), isa_irq(pc, IRQ_RTC)},
-                                   .legacy_route = on_legacy_route, .arg = pc});
+                                   .legacy_route = on_legacy_route,
+                                   .arg = pc});
 
     struct irq link[PCI_LINKS];
     for (unsigned i = 0; i < PCI_LINKS; i++)
@@ -179,8 +186,10 @@ static void init_chips(struct popf *vm)
     for (unsigned i = 0; i < POPF_SERIAL_PORTS; i++) {
         pc->com_end[i] = (struct vm_serial_end){.vm = vm, .port = i};
         uart_init(&pc->com[i], clock,
-                  (struct uart_wires){.tx = vm_serial_tx, .room = vm_serial_room,
-                                      .arg = &pc->com_end[i], .irq = isa_irq(pc, com_irq[i])});
+                  (struct uart_wires){.tx = vm_serial_tx,
+                                      .room = vm_serial_room,
+                                      .arg = &pc->com_end[i],
+                                      .irq = isa_irq(pc, com_irq[i])});
     }
 }
 
@@ -204,7 +213,8 @@ int vm_pc_init(struct popf *vm, struct err *e)
     bad |= fw_cfg_attach(&pc->fw_cfg, port);
     if (vm->cfg.debug_exit)
         bad |= attach_test_chips(pc);
-    bad |= bus_add(mmio, IOAPIC_DEFAULT_BASE, IOAPIC_SIZE, &ioapic_bus_ops, &pc->ioapic, "ioapic") < 0;
+    bad |=
+        bus_add(mmio, IOAPIC_DEFAULT_BASE, IOAPIC_SIZE, &ioapic_bus_ops, &pc->ioapic, "ioapic") < 0;
     bad |= hpet_attach(&pc->hpet, mmio, HPET_BASE);
     return bad ? err_set(e, "the machine's buses are full (BUS_RANGES_MAX)") : 0;
 }

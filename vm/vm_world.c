@@ -4,6 +4,8 @@
  */
 #include "vm/vm.h"
 
+#include "pv/hypercall.h"
+
 static struct vcpu *enter(struct cpu *c, _Atomic u64 *counter)
 {
     struct vcpu *v = c->world_arg;
@@ -118,6 +120,22 @@ static int intr_ack(struct cpu *c)
     return vec;
 }
 
+/* VMCALL and VMMCALL, whichever vendor's. */
+static int hypercall(struct cpu *c)
+{
+    u64 mask = c->mode == X86_MODE64 ? UINT64_MAX : UINT32_MAX;
+    struct kvm_call call = {
+        .nr = c->reg[RAX] & mask,
+        .arg = {c->reg[RBX] & mask, c->reg[RCX] & mask, c->reg[RDX] & mask, c->reg[RSI] & mask},
+        .wide = c->mode == X86_MODE64,
+        .cpl = c->cpl,
+    };
+    struct vcpu *v = enter(c, NULL);
+    c->reg[RAX] = kvm_hypercall(&call, &v->vm->pc.lapics) & mask;
+    leave(v);
+    return 0;
+}
+
 /* The LAPIC has reset itself when the message came. Taking INIT drops a pending SIPI, but not one
  * that came behind it. */
 static void init_taken(struct cpu *c)
@@ -137,5 +155,6 @@ const struct cpu_world vm_world = {
     .cr8_read = cr8_read,
     .cr8_write = cr8_write,
     .intr_ack = intr_ack,
+    .hypercall = hypercall,
     .init = init_taken,
 };

@@ -70,7 +70,7 @@ static void step(struct cpu *c, struct interp_cpu *ic)
 
 /* --- the loop --- */
 
-static void run_block(struct cpu *c, struct interp_cpu *ic, struct block *b)
+void interp_run_block(struct cpu *c, struct interp_cpu *ic, struct block *b)
 {
     const struct op *op = b->op, *end = op + b->nops;
     ic->running = b;
@@ -96,12 +96,12 @@ static void run_blocks(struct cpu *c, struct interp_cpu *ic, u64 stop_at)
             cpu_insn_step(c);
             continue;
         }
-        run_block(c, ic, b);
+        interp_run_block(c, ic, b);
     }
 }
 
 /* An exception has unwound to run(): put RIP back to the instruction that raised it. */
-static void settle(struct cpu *c, struct interp_cpu *ic)
+void interp_settle(struct cpu *c, struct interp_cpu *ic)
 {
     if (c->insn) {
         cpu_fix_noncanonical(c, c->insn);
@@ -112,7 +112,7 @@ static void settle(struct cpu *c, struct interp_cpu *ic)
     ic->exceptions += c->exc.pending;
 }
 
-static bool leave(struct cpu *c, struct engine_result *res)
+bool interp_leave(struct cpu *c, struct engine_result *res)
 {
     u32 ev = atomic_load_explicit(&c->events, memory_order_relaxed);
     if (c->activity == CPU_SHUTDOWN) {
@@ -132,14 +132,13 @@ static bool leave(struct cpu *c, struct engine_result *res)
     return false;
 }
 
-/* One round: what is pending, then code. May throw. */
-static void round_once(struct cpu *c, struct interp_cpu *ic, u64 stop_at)
+bool interp_prepare(struct cpu *c, struct interp_cpu *ic)
 {
     if (c->exc.pending) {
         cpu_exc_merge(c);
         if (c->exc.pending)
             cpu_deliver(c);
-        return;
+        return false;
     }
     if (atomic_load_explicit(&c->events, memory_order_relaxed) & EV_FLUSH) {
         cpu_event_clear(c, EV_FLUSH);
@@ -148,14 +147,15 @@ static void round_once(struct cpu *c, struct interp_cpu *ic, u64 stop_at)
     if (cpu_event_pending(c) && !c->shadow && !c->shadow_ss) {
         cpu_service_events(c);
         if (c->exc.pending)
-            return;
+            return false;
     }
     if (c->activity != CPU_RUNNING)
-        return;
-    if (c->shadow || c->shadow_ss || cpu_event_pending(c) || log_wants(c->log, TRACE_INSN))
+        return false;
+    if (c->shadow || c->shadow_ss || cpu_event_pending(c) || log_wants(c->log, TRACE_INSN)) {
         step(c, ic);
-    else
-        run_blocks(c, ic, stop_at);
+        return false;
+    }
+    return true;
 }
 
 static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_result *res)
@@ -164,13 +164,14 @@ static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_r
     *res = (struct engine_result){.exit = EXIT_BUDGET};
     ic->budget = max_insns ? c->insns + max_insns : UINT64_MAX;
     if (__builtin_setjmp(c->unwind))
-        settle(c, ic);
-    while (!leave(c, res)) {
+        interp_settle(c, ic);
+    while (!interp_leave(c, res)) {
         if (c->insns >= ic->budget)
             break;
         if (max_insns == 1 && !c->exc.pending && c->activity == CPU_RUNNING)
             cpu_event_set(c, EV_SLOW); /* exactly one */
-        round_once(c, ic, ic->budget);
+        if (interp_prepare(c, ic))
+            run_blocks(c, ic, ic->budget);
     }
     cpu_leave(c);
     if (max_insns == 1)

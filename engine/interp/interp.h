@@ -32,10 +32,13 @@ struct block {
     u16 nops;
     u16 bytes;
     u8 mode;          /* enum x86_mode */
+    bool ends;        /* the last instruction may change where or how execution goes on */
+    u8 heat;          /* times run, for engines that translate what comes back */
     bool crosses;     /* one instruction that goes on in another page: */
     u32 gen2;
     u64 page2;
     gpa_t gpa2;
+    u8 *code; /* translation, if there is one */
     struct op op[];
 };
 
@@ -77,5 +80,14 @@ void interp_cache_flush(struct interp_cpu *ic);
 
 /* The block at CS:RIP, decoded if need be. Throws #PF, #GP. */
 struct block *interp_find(struct cpu *c, struct interp_cpu *ic);
+
+/* interp.c, for engines that build on this one: one round of the loop but for running blocks (events,
+ * exceptions, single steps): true if blocks may be run now. May throw. */
+bool interp_prepare(struct cpu *c, struct interp_cpu *ic);
+void interp_run_block(struct cpu *c, struct interp_cpu *ic, struct block *b);
+/* After an unwind: RIP back to the instruction that threw. */
+void interp_settle(struct cpu *c, struct interp_cpu *ic);
+/* True if run() is to return *res. */
+bool interp_leave(struct cpu *c, struct engine_result *res);
 
 #endif

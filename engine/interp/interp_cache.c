@@ -149,15 +149,15 @@ static struct block *decode(struct cpu *c, struct interp_cpu *ic, gva_t la,
         unsigned avail = PAGE_SIZE - off - b->bytes;
         switch (avail ? x86_decode(code + b->bytes, avail, c->mode, &d) : X86_MORE) {
         case X86_OK:
-            end = append(c, b, &d);
+            end = b->ends = append(c, b, &d);
             break;
         case X86_UD:
             append_fault(b, insn_ud);
-            end = true;
+            end = b->ends = true;
             break;
         case X86_TOO_LONG:
             append_fault(b, too_long);
-            end = true;
+            end = b->ends = true;
             break;
         case X86_MORE:
             if (b->nops == 0)

@@ -335,11 +335,12 @@ static bool take_sipi(struct kvm_vcpu *v, struct engine_result *res)
 static bool inject_nmi(struct kvm_vcpu *v, struct engine_result *res)
 {
     struct cpu *c = v->c;
-    cpu_event_clear(c, EV_NMI);
-    if (ioctl(v->fd, KVM_NMI, 0) < 0) {
-        err_errno(&res->err, "KVM_NMI of CPU %u", c->id);
-        return fail(res);
-    }
+    do {
+        if (ioctl(v->fd, KVM_NMI, 0) < 0) {
+            err_errno(&res->err, "KVM_NMI of CPU %u", c->id);
+            return fail(res);
+        }
+    } while (cpu_nmi_take(c));
     if (c->activity == CPU_HALTED && !c->nmi_blocked)
         c->activity = CPU_RUNNING;
     return true;

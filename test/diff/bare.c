@@ -115,7 +115,7 @@ static int take_signals(struct err *e)
     for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
         if (sigaction(signals[i], &sa, &bare.previous[i]))
             return err_errno(e, "sigaction");
-    struct itimerval tick = {.it_interval.tv_usec = 100000, .it_value.tv_usec = 100000};
+    struct itimerval tick = {.it_interval.tv_usec = 10000, .it_value.tv_usec = 10000};
     if (setitimer(ITIMER_REAL, &tick, NULL))
         return err_errno(e, "setitimer");
     return 0;
@@ -225,6 +225,11 @@ bool bare_has_fsgsbase(void)
 void bare_code(u32 at, const u8 *bytes, unsigned len)
 {
     memcpy(bare.code + (at - CODE), bytes, len);
+}
+
+const u8 *bare_exits(void)
+{
+    return bare.code + CODE_SIZE;
 }
 
 u8 *bare_mem(void)

@@ -19,6 +19,9 @@ bool bare_has_fsgsbase(void);
 /* Puts code at an address within CODE. */
 void bare_code(u32 at, const u8 *bytes, unsigned len);
 
+/* The page of the ways out, for the guest to read the same there. */
+const u8 *bare_exits(void);
+
 /* Runs from in->r.rip. Afterwards bare_mem() and, if in->fpu was given, bare_fpu() are current. */
 void bare_run(const struct input *in, struct outcome *out);
 u8 *bare_mem(void);

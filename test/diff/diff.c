@@ -41,6 +41,7 @@ int diff_init(struct diff *d, u64 seed, struct err *e)
     u64 xcr0 = guest_xcr0(d->g);
     if (bare_init(xcr0, guest_fpu_size(d->g), e))
         return -1;
+    guest_code(d->g, EXIT, bare_exits(), PAGE_SIZE);
     struct gen_caps caps = {.xcr0 = xcr0,
                             .fpu_size = guest_fpu_size(d->g),
                             .fsgsbase = bare_has_fsgsbase(),
@@ -114,6 +115,16 @@ static u32 flags_compared(const struct diff *d)
     return mask;
 }
 
+/* Did the run end in an instruction of this kind? */
+static bool ended_in(const struct diff *d, bool (*kind)(unsigned row))
+{
+    u32 at = d->t.start;
+    for (unsigned k = 0; k < d->t.n; at += d->t.in[k].len, k++)
+        if (d->bare.vec >= 0 && d->bare.r.rip == at)
+            return kind(d->t.in[k].row);
+    return false;
+}
+
 static void compare_regs(struct diff *d)
 {
     static const char *const names[] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
@@ -122,7 +133,7 @@ static void compare_regs(struct diff *d)
     const struct regs *b = &d->bare.r, *g = &d->guest.r;
     u64 mask = d->t.m64 ? ~0ull : 0xffffffff;
     u32 flags = flags_compared(d);
-    for (unsigned n = 0; n < (d->t.m64 ? 16 : 8); n++)
+    for (unsigned n = 0; n < (d->t.m64 ? 16 : 8) && !ended_in(d, row_partial_regs); n++)
         compare_u64(d, names[n], b->reg[n] & mask, g->reg[n] & mask);
     compare_u64(d, "RFLAGS", b->rflags & flags, g->rflags & flags);
     for (unsigned s = ES; s <= GS; s++)
@@ -155,7 +166,7 @@ static void compare_bytes(struct diff *d, const char *name, const u8 *b, const u
 static void compare_memory(struct diff *d)
 {
     const u8 *b = bare_mem(), *g = guest_mem(d->g);
-    if (memcmp(b, g, MEM_SIZE) == 0)
+    if (memcmp(b, g, MEM_SIZE) == 0 || ended_in(d, row_partial_mem))
         return;
     unsigned shown = 0;
     for (unsigned at = 0; at < MEM_SIZE && shown < 8; at += 8) {
@@ -232,6 +243,8 @@ bool diff_run(struct diff *d)
     d->runs++;
     d->done += d->bare.vec == END_DONE;
     d->what[0] = '\0';
+    if (d->bare.vec == END_HANG && d->guest.vec == END_HANG)
+        return true; /* a loop: stopped at different times */
     compare_end(d);
     compare_regs(d);
     compare_memory(d);
@@ -266,12 +279,14 @@ void diff_shrink(struct diff *d)
                 continue;
             }
             without(&d->t, &whole, at, n);
+            d->gen.next_start = whole.start; /* its own address may matter */
             if (diff_run(d)) {
                 d->t = whole;
                 at++;
             }
         }
     }
+    d->gen.next_start = d->t.start;
     diff_run(d);
 }
 

@@ -534,6 +534,17 @@ static bool loops(unsigned op)
     return op == X86_LOOP || op == X86_LOOPE || op == X86_LOOPNE;
 }
 
+/* May instructions from..to be repeated by a LOOP? Not if they are likely to make RCX large. */
+static bool can_repeat(const struct test_case *t, unsigned from, unsigned to)
+{
+    for (unsigned k = from; k < to; k++) {
+        const struct x86_row *r = &x86_rows[t->in[k].row];
+        if (r->attr & X86_STRING || loops(r->op))
+            return false;
+    }
+    return true;
+}
+
 /* Forward over a few instructions; LOOPs go back if their counter is small and left alone. */
 void gen_branches(struct gen *g, struct test_case *t)
 {
@@ -545,8 +556,10 @@ void gen_branches(struct gen *g, struct test_case *t)
         i->label = (u8)(k + 1 + pick(&g->rng, room < 4 ? room : 4));
         if (i->label > t->n)
             i->label = (u8)t->n;
-        if (loops(x86_rows[i->row].op) && k && t->n < 8 && t->role[RCX] == ROLE_SMALL)
-            i->label = (u8)pick(&g->rng, k + 1);
+        unsigned back = pick(&g->rng, k + 1);
+        if (loops(x86_rows[i->row].op) && t->role[RCX] == ROLE_SMALL && t->r.reg[RCX] &&
+            can_repeat(t, 0, k))
+            i->label = (u8)back;
     }
 }
 

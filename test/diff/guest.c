@@ -4,7 +4,8 @@
  * Physical memory is where the linear addresses are (CODE, DATA with RO and STACK behind it in one
  * region so that it can be copied at once), with page tables that map it for users, and a system
  * area at physical 0 which is mapped for the supervisor in the upper half. Each exception leads to
- * a HLT of its own there: the sequence's end is read from the frame.
+ * a HLT of its own there: the sequence's end is read from the frame. Arriving at EXIT is known by
+ * RIP: what stands there for the bare side writes to memory that the guest does not have.
  */
 #include "guest.h"
 
@@ -249,7 +250,6 @@ static int make_memory(struct guest *g, struct err *e)
         mem_add_ram(&g->m, DATA, MEM_SIZE, false, e))
         return -1;
     g->mem = mem_ptr(&g->m, DATA);
-    memset(mem_ptr(&g->m, EXIT), 0xf4, PAGE_SIZE);
     return 0;
 }
 

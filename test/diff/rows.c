@@ -78,6 +78,7 @@ static bool faults(const struct x86_row *row)
     case X86_LDMXCSR:
     case X86_POP_SREG:
     case X86_MOV_TO_SREG:
+    case X86_FXSAVE:
         return true;
     default:
         return row->attr & X86_PRIV;
@@ -114,6 +115,25 @@ u32 row_loose_flags(unsigned row)
         if (loose[n].op == x86_rows[row].op)
             return loose[n].flags;
     return 0;
+}
+
+bool row_partial_regs(unsigned row)
+{
+    return x86_rows[row].op == X86_POPA;
+}
+
+bool row_partial_mem(unsigned row)
+{
+    switch (x86_rows[row].op) {
+    case X86_PUSHA:
+    case X86_ENTER:
+    case X86_FXSAVE:
+    case X86_FNSAVE:
+    case X86_FNSTENV:
+        return true;
+    default:
+        return false;
+    }
 }
 
 const char *row_name(unsigned row, char *buf, unsigned size)

@@ -24,7 +24,11 @@ enum row_class row_class(unsigned row);
 /* Flags that the op leaves undefined and that differ for a known reason. */
 u32 row_loose_flags(unsigned row);
 
-/* "ADD (Ev, Gv)" */
+/* When they fault processors have already changed some registers, or memory. */
+bool row_partial_regs(unsigned row);
+bool row_partial_mem(unsigned row);
+
+/* "ADD (0F 00 /0)" */
 const char *row_name(unsigned row, char *buf, unsigned size);
 
 #endif

@@ -76,7 +76,11 @@ static void report(struct diff *d, const struct options *o)
             diff_print(d);
         return;
     }
+    char what[sizeof d->what];
+    memcpy(what, d->what, sizeof what);
     diff_shrink(d);
+    if (!d->what[0])
+        printf("# seen once, not again:\n%s", what);
     diff_print(d);
 }
 

@@ -317,9 +317,9 @@ static void test_registers(void **state)
 /* New code and a new RIP, put in while the machine is paused. */
 static void test_set_registers(void **state)
 {
-    static const uint8_t leave[] = {0xb8, 7,    0, 0, 0, /* mov $7, %eax */
-                                    0x66, 0xba, 0xf4, 0, /* mov $0xf4, %dx */
-                                    0xef,                /* out %eax, %dx */
+    static const uint8_t leave[] = {0xb8, 7,    0,    0, 0, /* mov $7, %eax */
+                                    0x66, 0xba, 0xf4, 0,    /* mov $0xf4, %dx */
+                                    0xef,                   /* out %eax, %dx */
                                     0xf4};
     struct box b;
     struct popf_regs r;

@@ -1,0 +1,114 @@
+/*
+ * bt_emit.h - writing host instructions. Registers are numbers; R13..R15 are the translator's.
+ */
+#ifndef POPF_BT_EMIT_H
+#define POPF_BT_EMIT_H
+
+#include "engine/bt/bt.h"
+
+struct emit {
+    u8 *p;
+};
+
+static inline void e8(struct emit *e, unsigned v)
+{
+    *e->p++ = (u8)v;
+}
+
+static inline void e32(struct emit *e, u32 v)
+{
+    *(u32 __attribute__((aligned(1), may_alias)) *)e->p = v;
+    e->p += 4;
+}
+
+static inline void e64(struct emit *e, u64 v)
+{
+    *(u64 __attribute__((aligned(1), may_alias)) *)e->p = v;
+    e->p += 8;
+}
+
+/* REX.W OP with ModRM naming two registers. */
+static inline void emit_rr(struct emit *e, unsigned op, unsigned reg, unsigned rm)
+{
+    e8(e, 0x48 | (reg >> 3 & 1) << 2 | (rm >> 3 & 1));
+    e8(e, op);
+    e8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+
+static inline void emit_mov(struct emit *e, unsigned dst, unsigned src)
+{
+    emit_rr(e, 0x89, src, dst);
+}
+
+/* REX.W OP reg, gs:[off] (0x8b load, 0x89 store, 0x03 add). */
+static inline void emit_gs(struct emit *e, unsigned op, unsigned reg, u32 off)
+{
+    e8(e, 0x65);
+    e8(e, 0x48 | (reg >> 3 & 1) << 2);
+    e8(e, op);
+    e8(e, 0x04 | (reg & 7) << 3);
+    e8(e, 0x25);
+    e32(e, off);
+}
+
+#define GS_REG(n)  (offsetof(struct cpu, reg) + 8 * (n))
+#define GS_WORD(w) (offsetof(struct cpu, emitted) + 8 * (w))
+
+static inline void emit_load(struct emit *e, unsigned reg, u32 off)
+{
+    emit_gs(e, 0x8b, reg, off);
+}
+
+static inline void emit_store(struct emit *e, unsigned reg, u32 off)
+{
+    emit_gs(e, 0x89, reg, off);
+}
+
+/* REX.W OP reg, [base + disp32] */
+static inline void emit_mem(struct emit *e, unsigned op, unsigned reg, unsigned base, s32 disp)
+{
+    e8(e, 0x48 | (reg >> 3 & 1) << 2 | (base >> 3 & 1));
+    e8(e, op);
+    e8(e, 0x80 | (reg & 7) << 3 | (base & 7));
+    if ((base & 7) == 4)
+        e8(e, 0x24);
+    e32(e, (u32)disp);
+}
+
+static inline void emit_lea(struct emit *e, unsigned dst, unsigned base, s32 disp)
+{
+    emit_mem(e, 0x8d, dst, base, disp);
+}
+
+/* jmp rel32; returns where the displacement is. */
+static inline u8 *emit_jmp(struct emit *e, const u8 *to)
+{
+    e8(e, 0xe9);
+    e32(e, (u32)(to - (e->p + 4)));
+    return e->p - 4;
+}
+
+static inline u8 *emit_jcc(struct emit *e, unsigned cc, const u8 *to)
+{
+    e8(e, 0x0f);
+    e8(e, 0x80 | cc);
+    e32(e, (u32)(to - (e->p + 4)));
+    return e->p - 4;
+}
+
+/* Points the rel32 at `site` to `to`. */
+static inline void emit_patch(u8 *site, const u8 *to)
+{
+    *(volatile u32 __attribute__((aligned(1), may_alias)) *)site = (u32)(to - (site + 4));
+}
+
+/* jmp to code that may be out of a rel32's reach: jmp [rip+0] with the address behind it. */
+static inline void emit_jmp_far(struct emit *e, const u8 *to)
+{
+    e8(e, 0xff);
+    e8(e, 0x25);
+    e32(e, 0);
+    e64(e, (u64)to);
+}
+
+#endif
