@@ -269,8 +269,10 @@ void cpu_fix_noncanonical(struct cpu *c, const struct x86_insn *i)
         if (x86_row(i)->op != X86_MOVDIR64B || !x86_canonical(cpu_ea(c, i)))
             c->exc.vec = EXC_SS; /* MOVDIR64B's other address is not relative to SS */
     } else if (uses_stack(x86_row(i)->op) &&
-             (!operand || x86_canonical(cpu_ea(c, i) + c->seg[i->seg].base)))
-        c->exc.vec = EXC_SS; /* the operand was fine, so it was the stack */
+               (!operand || x86_canonical(cpu_ea(c, i) + c->seg[i->seg].base) ||
+                (x86_row(i)->op == X86_POP && !x86_canonical(c->reg[RSP])))) {
+        c->exc.vec = EXC_SS; /* the operand was fine, or its turn had not come */
+    }
 }
 
 /* --- saved state --- */

@@ -205,6 +205,8 @@ struct cpu {
     void *engine;        /* the engine's per-vCPU data */
 
     u64 insns; /* guest instructions retired, counted by block */
+    u64 pause_at; /* insns at the last PAUSE */
+    u32 pauses;   /* so many in a row: the guest spins */
 
     /* --- surroundings; not owned --- */
     unsigned id; /* index in the machine = initial APIC id */

@@ -5,6 +5,7 @@
  */
 #include "cpu/insn_ctl.h"
 
+#include <sched.h>
 #include <sys/random.h>
 
 #include "cpu/cpu_cpuid.h"
@@ -448,9 +449,22 @@ void insn_sfence(struct cpu *c, const struct x86_insn *i)
     __asm__ volatile("sfence" : : : "memory");
 }
 
+/*
+ * A guest that spins may wait for a CPU whose thread the host has not scheduled: after a few
+ * microseconds the thread makes room.
+ */
 void insn_pause(struct cpu *c, const struct x86_insn *i)
 {
-    __asm__ volatile("pause");
+    const unsigned loop = 64, patience = 100; /* instructions from one to the next; how many */
+    c->pauses = c->insns - c->pause_at <= loop ? c->pauses + 1 : 0;
+    c->pause_at = c->insns;
+    if (c->pauses < patience) {
+        __asm__ volatile("pause");
+        return;
+    }
+    c->pauses = 0;
+    cpu_leave(c);
+    sched_yield();
 }
 
 void insn_nop(struct cpu *c, const struct x86_insn *i)

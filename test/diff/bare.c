@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <ucontext.h>
@@ -44,7 +45,7 @@ static_assert(offsetof(struct bare_io, host_gs) == IO_HOST_GS, "bare_io.h");
 void bare_enter(struct bare_io *io);
 void bare_exit(void);
 
-static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM};
+static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM, SIGSYS};
 
 /* All of it belongs to the process: see bare.h. */
 static struct {
@@ -83,17 +84,9 @@ static bool stuck(void)
     return same;
 }
 
-static void on_signal(int sig, siginfo_t *si, void *ucp)
+static void note_fault(int sig, greg_t *g)
 {
-    __asm__ volatile("pushq $0x202\n\tpopfq" : : : "cc", "memory"); /* AC may be set */
-    greg_t *g = ((ucontext_t *)ucp)->uc_mcontext.gregs;
-    if (sig == SIGALRM && !stuck())
-        return;
-    if (!bare.io.active) {
-        chain(sig, si, ucp);
-        return;
-    }
-    bare.vec = sig == SIGALRM ? END_HANG : (int)g[REG_TRAPNO];
+    bare.vec = sig == SIGALRM ? END_HANG : sig == SIGSYS ? END_AWAY : (int)g[REG_TRAPNO];
     bare.err = (u64)g[REG_ERR];
     bare.cr2 = (u64)g[REG_CR2];
     bare.rip = (u64)g[REG_RIP];
@@ -102,6 +95,24 @@ static void on_signal(int sig, siginfo_t *si, void *ucp)
     g[REG_EFL] &= ~(greg_t)(FLAG_TF | FLAG_AC);
     g[REG_CSGSFS] = (greg_t)(((u64)g[REG_CSGSFS] & ~0xffffull) | SEL_CS64);
     g[REG_RIP] = EXIT;
+}
+
+static inline void set_rflags(u64 f)
+{
+    __asm__ volatile("pushq %0\n\tpopfq" : : "r"(f) : "cc", "memory");
+}
+
+static void on_signal(int sig, siginfo_t *si, void *ucp)
+{
+    set_rflags(FLAG_ONE | FLAG_IF); /* AC may be set */
+    greg_t *g = ((ucontext_t *)ucp)->uc_mcontext.gregs;
+    bool tick = sig == SIGALRM;
+    if (!bare.io.active && !tick)
+        chain(sig, si, ucp);
+    else if (!tick || stuck())
+        note_fault(sig, g);
+    /* Linux does not restore these two from the frame: they stay as they are now. */
+    set_rflags(FLAG_ONE | FLAG_IF | ((u64)g[REG_EFL] & (FLAG_NT | FLAG_ID)));
 }
 
 static int take_signals(struct err *e)
@@ -115,7 +126,7 @@ static int take_signals(struct err *e)
     for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
         if (sigaction(signals[i], &sa, &bare.previous[i]))
             return err_errno(e, "sigaction");
-    struct itimerval tick = {.it_interval.tv_usec = 10000, .it_value.tv_usec = 10000};
+    struct itimerval tick = {.it_interval.tv_usec = 20000, .it_value.tv_usec = 20000};
     if (setitimer(ITIMER_REAL, &tick, NULL))
         return err_errno(e, "setitimer");
     return 0;
@@ -198,6 +209,18 @@ static void put_exits(void)
     memcpy(p + 4, "\x33\0", 2);
 }
 
+#ifndef PR_SET_SYSCALL_USER_DISPATCH
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#endif
+
+/* A sequence that jumps into the middle of an instruction may find a system call there: those from
+ * below 4 GiB become SIGSYS, if the kernel can do that. */
+static void forbid_system_calls(void)
+{
+    u64 from = 4 * GiB, len = (1ull << 47) - from;
+    prctl(PR_SET_SYSCALL_USER_DISPATCH, 1, from, len, NULL);
+}
+
 /* --- the interface --- */
 
 int bare_init(u64 xcr0, unsigned fpu_size, struct err *e)
@@ -214,6 +237,7 @@ int bare_init(u64 xcr0, unsigned fpu_size, struct err *e)
     if (map_memory(e) || make_ldt(e))
         return -1;
     put_exits();
+    forbid_system_calls();
     return take_signals(e);
 }
 

@@ -52,6 +52,7 @@ struct regs {
 /* Why a run ended, besides exceptions by their vectors. */
 #define END_DONE (-1) /* arrived at the way out */
 #define END_HANG (-2)
+#define END_AWAY (-3) /* tried a system call */
 
 struct outcome {
     struct regs r;

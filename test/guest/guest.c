@@ -22,7 +22,6 @@ u8 *const kernel_stack_top = kernel_stack + sizeof(kernel_stack);
 extern const char trap_stubs[]; /* 16 bytes each */
 void enter_guest(void);
 void leave_guest(void) __attribute__((noreturn));
-void trap(struct frame *f);
 void guest_start(word info);
 
 /* --- libc's --- */
@@ -349,6 +348,11 @@ void trap(struct frame *f)
     ok(false, "vector %lx, error code %lx, at %lx:%lx, CR2 %lx in the test itself", f->vec, f->err,
        f->cs, f->ip, read_cr2());
     leave();
+}
+
+bool is_running(void)
+{
+    return running;
 }
 
 void ctx_init(struct ctx *c, const struct snip *s, unsigned ring)

@@ -169,6 +169,10 @@ struct frame {
 typedef void handler_fn(struct frame *f);
 extern handler_fn *handler[256];
 
+/* True between run() and the trap that ends it. A handler ends it by clearing itself and trap(f). */
+bool is_running(void);
+void trap(struct frame *f);
+
 /* --- descriptor tables (SDM vol. 3A, 3.4.5, 6.11, 7.2) --- */
 
 #define SEL_CODE0   0x08

@@ -2,7 +2,7 @@
  * run_guest - runs a tiny guest under every engine that this host has, and prints its claims as TAP.
  *
  *     run_guest [--cpus N] [--memory MIB] [--append STRING] [--expect exit|shutdown|any]
- *               [--timeout SECONDS] GUEST
+ *               [--timeout SECONDS] [--seeds N] GUEST
  *
  * POPF_TEST_KVM=1 tries kvm even where `auto` would not take it. POPF_TEST_QEMU=1 runs the guest in
  * qemu-system-x86_64 as well and shows where that disagrees; it decides nothing.
@@ -21,6 +21,7 @@ enum expect { EXPECT_EXIT, EXPECT_SHUTDOWN, EXPECT_ANY };
 struct options {
     const char *guest, *append;
     unsigned cpus, memory, timeout;
+    unsigned seeds; /* run so often, with "seed=1", "seed=2", ... on the command line */
     enum expect expect;
 };
 
@@ -96,12 +97,15 @@ static void tell_where(struct popf *vm, const struct options *o)
     popf_resume(vm);
 }
 
-static struct popf *create(const struct options *o, const char *engine, struct text *t,
-                           struct popf_error *err)
+static struct popf *create(const struct options *o, const char *engine, unsigned seed,
+                           struct text *t, struct popf_error *err)
 {
     struct popf_config cfg = POPF_CONFIG_INIT;
+    char line[256];
+    if (seed)
+        snprintf(line, sizeof(line), "%s seed=%u", o->append, seed);
     cfg.kernel = o->guest;
-    cfg.cmdline = o->append;
+    cfg.cmdline = seed ? line : o->append;
     cfg.memory = (uint64_t)o->memory << 20;
     cfg.cpus = o->cpus;
     cfg.engine = engine;
@@ -112,12 +116,12 @@ static struct popf *create(const struct options *o, const char *engine, struct t
     return popf_create(&cfg, err);
 }
 
-static void run_engine(const struct options *o, const char *engine)
+static void run_engine(const struct options *o, const char *engine, unsigned seed)
 {
     struct text t = {0};
     struct popf_error err = {{0}};
     struct popf_outcome how = {.text = "still running"};
-    struct popf *vm = create(o, engine, &t, &err);
+    struct popf *vm = create(o, engine, seed, &t, &err);
     if (!vm || popf_start(vm, &err)) {
         printf("%sok %u - %s # SKIP %s\n", strcmp(engine, "interp") ? "" : "not ", ++claims, engine,
                err.msg);
@@ -176,7 +180,7 @@ static const char *why_not_kvm(const struct options *o)
     if (force && !strcmp(force, "1"))
         return NULL;
     struct text t = {0};
-    struct popf *vm = create(o, "auto", &t, NULL);
+    struct popf *vm = create(o, "auto", 0, &t, NULL);
     bool yes = vm && !strcmp(popf_engine(vm), "kvm");
     popf_destroy(vm);
     return yes ? NULL : "auto does not take it here (popf doctor says why); POPF_TEST_KVM=1 insists";
@@ -198,6 +202,8 @@ static int parse(struct options *o, int argc, char **argv)
             o->memory = (unsigned)atoi(val);
         else if (!strcmp(opt, "--timeout"))
             o->timeout = (unsigned)atoi(val);
+        else if (!strcmp(opt, "--seeds"))
+            o->seeds = (unsigned)atoi(val);
         else if (!strcmp(opt, "--append"))
             o->append = val;
         else if (!strcmp(opt, "--expect"))
@@ -216,7 +222,7 @@ int main(int argc, char **argv)
     struct options o = {.append = "", .cpus = 1, .memory = 32, .timeout = 20};
     if (parse(&o, argc, argv)) {
         fputs("usage: run_guest [--cpus N] [--memory MIB] [--append STRING] "
-              "[--expect exit|shutdown|any] [--timeout S] GUEST\n", stderr);
+              "[--expect exit|shutdown|any] [--timeout S] [--seeds N] GUEST\n", stderr);
         return 2;
     }
     const char *only = getenv("POPF_TEST_ENGINE");
@@ -227,7 +233,8 @@ int main(int argc, char **argv)
         if (why)
             printf("ok %u - kvm # SKIP %s\n", ++claims, why);
         else
-            run_engine(&o, engines[i]);
+            for (unsigned seed = o.seeds ? 1 : 0; seed <= o.seeds; seed++)
+                run_engine(&o, engines[i], seed);
     }
     const char *qemu = getenv("POPF_TEST_QEMU");
     if (qemu && !strcmp(qemu, "1"))

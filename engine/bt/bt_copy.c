@@ -1,0 +1,214 @@
+/*
+ * bt_copy.c - instructions that are copied: registers R13..R15 replaced by temporaries, a memory
+ * operand by [T0].
+ */
+#include "engine/bt/bt_tr.h"
+
+/* --- copying an instruction with other registers --- */
+
+/* Prefixes, REX and opcode; `low` replaces the register in the opcode's low bits if not negative. */
+static void emit_opcode(struct tr *t, unsigned rex, int low)
+{
+    const struct x86_decoded *d = &t->d;
+    struct emit *e = &t->e;
+    if (d->i.prefix & X86_PFX_LOCK)
+        e8(e, 0xf0);
+    if (d->i.prefix & X86_PFX_66)
+        e8(e, 0x66);
+    if (d->i.prefix & X86_PFX_REP)
+        e8(e, 0xf3);
+    if (d->i.prefix & X86_PFX_REPNE)
+        e8(e, 0xf2);
+    e8(e, 0x40 | rex);
+    if (d->map)
+        e8(e, 0x0f);
+    if (d->map == 2)
+        e8(e, 0x38);
+    if (d->map == 3)
+        e8(e, 0x3a);
+    unsigned op = d->bytes[d->opcode_at];
+    e8(e, low < 0 ? op : (op & 0xf8) | (low & 7));
+}
+
+static void emit_imm(struct tr *t)
+{
+    const struct x86_decoded *d = &t->d;
+    for (unsigned n = 0; n < d->imm_len; n++)
+        e8(&t->e, d->bytes[d->imm_at + n]);
+}
+
+static void emit_verbatim(struct tr *t)
+{
+    for (unsigned n = 0; n < t->d.i.len; n++)
+        e8(&t->e, t->d.bytes[n]);
+}
+
+bool bt_operand_written(const struct x86_row *row, enum x86_operand kind)
+{
+    for (unsigned n = 0; n < X86_OPERANDS_MAX; n++)
+        if (row->operand[n] == kind && row->written >> n & 1)
+            return true;
+    return false;
+}
+
+bool bt_has_operand(const struct x86_row *row, enum x86_operand kind)
+{
+    for (unsigned n = 0; n < X86_OPERANDS_MAX; n++)
+        if (row->operand[n] == kind)
+            return true;
+    return false;
+}
+
+/* The ModRM.reg operand is a general register (not an opcode extension). */
+static bool has_g(const struct tr *t)
+{
+    return bt_has_operand(x86_row(&t->d.i), X86_O_G);
+}
+
+static bool high_byte(const struct tr *t)
+{
+    const struct x86_insn *i = &t->d.i;
+    bool e = !(i->prefix & X86_PFX_MEM) && t->d.modrm_at && i->rm >= X86_HIGH_BYTE;
+    return e || i->reg >= X86_HIGH_BYTE;
+}
+
+/* Registers only. */
+static void copy_registers(struct tr *t)
+{
+    const struct x86_decoded *d = &t->d;
+    const struct x86_row *row = x86_row(&d->i);
+    unsigned g = d->i.reg, rm = d->i.rm;
+    if (!d->modrm_at) { /* register in the opcode, or only implicit ones */
+        bool z = bt_has_operand(row, X86_O_Z);
+        if (!z || !is_temp(g)) {
+            emit_verbatim(t);
+            return;
+        }
+        emit_load(&t->e, T0, GS_REG(g));
+        emit_opcode(t, (d->rex & 8) | 1, T0);
+        emit_imm(t);
+        if (bt_operand_written(row, X86_O_Z))
+            emit_store(&t->e, T0, GS_REG(g));
+        return;
+    }
+    bool g_temp = has_g(t) && is_temp(g), rm_temp = is_temp(rm);
+    if (!g_temp && !rm_temp) {
+        emit_verbatim(t);
+        return;
+    }
+    unsigned hg = g, hrm = rm;
+    if (g_temp)
+        emit_load(&t->e, hg = T1, GS_REG(g));
+    if (rm_temp && g_temp && rm == g)
+        hrm = T1;
+    else if (rm_temp)
+        emit_load(&t->e, hrm = T0, GS_REG(rm));
+    unsigned ext = d->bytes[d->modrm_at] >> 3 & 7;
+    unsigned field = has_g(t) ? hg : ext;
+    emit_opcode(t, (d->rex & 8) | (field >> 3 & 1) << 2 | (hrm >> 3 & 1), -1);
+    e8(&t->e, 0xc0 | (field & 7) << 3 | (hrm & 7));
+    emit_imm(t);
+    if (g_temp && (bt_operand_written(row, X86_O_G) || hrm == T1))
+        emit_store(&t->e, T1, GS_REG(g));
+    if (hrm == T0)
+        emit_store(&t->e, T0, GS_REG(rm));
+}
+
+/* With a memory operand, which has become [T0]. */
+static void copy_memory(struct tr *t)
+{
+    const struct x86_decoded *d = &t->d;
+    const struct x86_row *row = x86_row(&d->i);
+    bt_ea(t);
+    bt_segment(t);
+    bt_lookup(t, d->mem_size, row->attr & X86_MEM_WRITE);
+    unsigned g = d->i.reg;
+    bool g_temp = has_g(t) && is_temp(g);
+    unsigned ext = d->bytes[d->modrm_at] >> 3 & 7;
+    unsigned field = has_g(t) ? g : ext;
+    if (g_temp)
+        emit_load(&t->e, field = T1, GS_REG(g));
+    emit_opcode(t, (d->rex & 8) | (field >> 3 & 1) << 2 | 1, -1);
+    e8(&t->e, (field & 7) << 3 | (T0 & 7));
+    static_assert((T0 & 7) == 6, "[r14] needs neither SIB nor displacement");
+    emit_imm(t);
+    if (g_temp && bt_operand_written(row, X86_O_G))
+        emit_store(&t->e, T1, GS_REG(g));
+    bt_cold_resume(t);
+}
+
+static bool copyable(u16 op)
+{
+    switch (op) {
+    case X86_ADD ... X86_CMP:
+    case X86_TEST:
+    case X86_NOT:
+    case X86_NEG:
+    case X86_INC:
+    case X86_DEC:
+    case X86_MUL:
+    case X86_IMUL1:
+    case X86_IMUL2:
+    case X86_IMUL3:
+    case X86_ROL ... X86_SAR:
+    case X86_SHLD:
+    case X86_SHRD:
+    case X86_BSF:
+    case X86_BSR:
+    case X86_TZCNT:
+    case X86_LZCNT:
+    case X86_POPCNT:
+    case X86_MOV:
+    case X86_MOVSX:
+    case X86_MOVSXD:
+    case X86_MOVZX:
+    case X86_MOVBE:
+    case X86_BSWAP:
+    case X86_XCHG:
+    case X86_XADD:
+    case X86_CMPXCHG:
+    case X86_CBW:
+    case X86_CWD:
+    case X86_CMC:
+    case X86_CLC:
+    case X86_STC:
+    case X86_SETO ... X86_SETNLE:
+    case X86_CMOVO ... X86_CMOVNLE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Bit tests reach beyond their memory operand unless the index is an immediate. */
+static bool copyable_bit(const struct x86_decoded *d)
+{
+    if (d->op < X86_BT || d->op > X86_BTC)
+        return false;
+    return !(d->i.prefix & X86_PFX_MEM) || x86_row(&d->i)->operand[1] == X86_O_I;
+}
+
+bool bt_copy(struct tr *t)
+{
+    const struct x86_decoded *d = &t->d;
+    if ((!copyable(d->op) && !copyable_bit(d)) || d->vex)
+        return false;
+    const struct x86_row *row = x86_row(&d->i);
+    if (bt_has_operand(row, X86_O_O) || (d->i.prefix & (X86_PFX_REP | X86_PFX_REPNE) &&
+                                      d->op != X86_TZCNT && d->op != X86_LZCNT &&
+                                      d->op != X86_POPCNT))
+        return false;
+    if (d->i.prefix & X86_PFX_MEM) {
+        if (high_byte(t) || !d->mem_size)
+            return false;
+        copy_memory(t);
+        return true;
+    }
+    if (high_byte(t)) { /* only possible without REX: then no register is above 7 */
+        emit_verbatim(t);
+        return true;
+    }
+    copy_registers(t);
+    return true;
+}
+

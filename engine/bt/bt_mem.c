@@ -1,0 +1,145 @@
+/*
+ * bt_mem.c - memory operands: the software TLB looked up by emitted code.
+ */
+#include "engine/bt/bt_tr.h"
+
+/* --- flags across a check --- */
+
+void bt_save_flags(struct tr *t)
+{
+    emit_mov(&t->e, T2, RAX);
+    e8(&t->e, 0x9f); /* lahf */
+    e8(&t->e, 0x0f), e8(&t->e, 0x90), e8(&t->e, 0xc0); /* seto al */
+    e8(&t->e, 0x65), e8(&t->e, 0x66), e8(&t->e, 0x89); /* mov gs:[aflags], ax */
+    e8(&t->e, 0x04), e8(&t->e, 0x25);
+    e32(&t->e, offsetof(struct cpu, aflags));
+    emit_mov(&t->e, RAX, T2);
+}
+
+void bt_restore_flags(struct tr *t)
+{
+    emit_mov(&t->e, T2, RAX);
+    e8(&t->e, 0x65), e8(&t->e, 0x0f), e8(&t->e, 0xb7); /* movzx eax, gs:[aflags] */
+    e8(&t->e, 0x04), e8(&t->e, 0x25);
+    e32(&t->e, offsetof(struct cpu, aflags));
+    e8(&t->e, 0x04), e8(&t->e, 0x7f); /* add al, 7f */
+    e8(&t->e, 0x9e);                  /* sahf */
+    emit_mov(&t->e, RAX, T2);
+}
+
+/* --- memory operands --- */
+
+static struct cold *cold_for(struct tr *t)
+{
+    struct cold *k = &t->cold[t->ncold];
+    if (k->op != t->op)
+        *k = (struct cold){.op = t->op, .next = t->next, .saved = t->flags_live};
+    return k;
+}
+
+void bt_cold_jump(struct tr *t)
+{
+    struct cold *k = cold_for(t);
+    k->site[k->nsites++] = emit_jcc(&t->e, JNZ, t->e.p);
+}
+
+/* The instruction is done: its out-of-line part comes back here. */
+void bt_cold_resume(struct tr *t)
+{
+    if (t->ncold < BLOCK_OPS_MAX && t->cold[t->ncold].op == t->op)
+        t->cold[t->ncold++].resume = t->e.p;
+}
+
+/*
+ * T0 = linear address -> host address, or off to the body. Leaves T1 and T2 free, and the flags as
+ * they were if they matter.
+ */
+void bt_lookup(struct tr *t, unsigned size, bool write)
+{
+    struct emit *e = &t->e;
+    if (t->flags_live)
+        bt_save_flags(t);
+    emit_mov(e, T1, T0);
+    e8(e, 0x49), e8(e, 0xc1), e8(e, 0xef), e8(e, 7); /* shr r15, 7: page number * 32 and more */
+    e8(e, 0x41), e8(e, 0x81), e8(e, 0xe7);           /* and r15d, slots * 32 */
+    e32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
+    static_assert(sizeof(struct tlb_entry) == 32, "the shift by 7 above");
+    emit_gs(e, 0x03, T1, offsetof(struct cpu, tlb));
+    emit_lea(e, T2, T0, (s32)size - 1);
+    e8(e, 0x49), e8(e, 0x81), e8(e, 0xe5); /* and r13, -4096: the page of the last byte */
+    e32(e, ~(u32)PAGE_MASK);
+    emit_mem(e, 0x3b, T2, T1,
+             write ? offsetof(struct tlb_entry, wr) : offsetof(struct tlb_entry, rd));
+    bt_cold_jump(t);
+    if (write) { /* is there code on the page? */
+        emit_mem(e, 0x8b, T2, T1, offsetof(struct tlb_entry, code));
+        e8(e, 0x49), e8(e, 0x83), e8(e, 0x7d), e8(e, 0), e8(e, 0); /* cmp qword [r13], 0 */
+        bt_cold_jump(t);
+    }
+    emit_mem(e, 0x03, T0, T1, offsetof(struct tlb_entry, addend));
+    if (t->flags_live)
+        bt_restore_flags(t);
+}
+
+/* A guest register into a host register that may hold it: itself, or the temporary. */
+unsigned bt_temp(struct tr *t, unsigned reg, unsigned temp)
+{
+    if (!is_temp(reg))
+        return reg;
+    emit_load(&t->e, temp, GS_REG(reg));
+    return temp;
+}
+
+/* T0 = RIP of `offset` in this page. */
+void bt_rip(struct tr *t, unsigned dst, s64 offset)
+{
+    emit_load(&t->e, dst, GS_WORD(BT_VBASE));
+    emit_lea(&t->e, dst, dst, (s32)offset);
+}
+
+/* lea T0, [base + index * scale + disp] */
+void bt_lea_sib(struct tr *t, unsigned base, unsigned index, unsigned scale, s32 disp)
+{
+    struct emit *e = &t->e;
+    e8(e, 0x48 | (T0 >> 3) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1));
+    e8(e, 0x8d);
+    e8(e, 0x80 | (T0 & 7) << 3 | 4);
+    e8(e, scale << 6 | (index & 7) << 3 | (base & 7));
+    e32(e, (u32)disp);
+}
+
+/* T0 = effective address of the ModRM operand (no segment). Keeps the flags. */
+void bt_ea(struct tr *t)
+{
+    const struct x86_insn *i = &t->op->i;
+    struct emit *e = &t->e;
+    if (i->base == X86_SLOT_RIP) {
+        bt_rip(t, T0, (s64)t->next + i->disp);
+    } else if (i->index != X86_SLOT_ZERO) {
+        unsigned index = bt_temp(t, i->index, T1);
+        unsigned base = T0;
+        if (i->base == X86_SLOT_ZERO) {
+            e8(e, 0x41), e8(e, 0xbe), e32(e, 0); /* mov r14d, 0 */
+        } else {
+            base = bt_temp(t, i->base, T0);
+        }
+        bt_lea_sib(t, base, index, i->scale, i->disp);
+    } else if (i->base != X86_SLOT_ZERO) {
+        emit_lea(e, T0, bt_temp(t, i->base, T0), i->disp);
+    } else {
+        e8(e, 0x49), e8(e, 0xc7), e8(e, 0xc6), e32(e, (u32)i->disp); /* mov r14, disp32 */
+    }
+    if (i->adsize == 4)
+        e8(e, 0x45), e8(e, 0x89), e8(e, 0xf6); /* mov r14d, r14d */
+}
+
+void bt_segment(struct tr *t)
+{
+    const struct x86_insn *i = &t->op->i;
+    if (i->seg == X86_SEG_FLAT)
+        return;
+    emit_load(&t->e, T1, offsetof(struct cpu, seg) + i->seg * sizeof(struct seg) +
+                             offsetof(struct seg, base));
+    bt_lea_sib(t, T0, T1, 0, 0);
+}
+

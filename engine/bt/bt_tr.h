@@ -1,0 +1,90 @@
+/*
+ * bt_tr.h - the translation of one block: what the translator's files share.
+ *
+ * bt_translate.c is the pipeline; bt_mem.c memory operands and flags across checks; bt_copy.c
+ * instructions that are copied with other registers; bt_flow.c the stack and control flow.
+ */
+#ifndef POPF_BT_TR_H
+#define POPF_BT_TR_H
+
+#include "cpu/cpu_mem.h"
+#include "engine/bt/bt_emit.h"
+
+#define T0 14 /* address; then host address */
+#define T1 15
+#define T2 13
+
+#define JNZ 5
+
+#define STUB(t, n) ((t)->bt->code + (n) * BT_STUB_SIZE)
+
+/* An out-of-line part: calls the body of an op, then goes on at `resume`. */
+struct cold {
+    u8 *site[3]; /* rel32s of the jumps that come here */
+    unsigned nsites;
+    const struct op *op;
+    u8 *resume;
+    u32 next; /* offset in the page after the instruction */
+    bool saved; /* flags are in cpu.aflags */
+};
+
+struct tr {
+    struct emit e;
+    const u8 *start;
+    struct cpu *c;
+    struct bt_cpu *bt;
+    struct block *b;
+    const struct op *op;
+    struct x86_decoded d;
+    unsigned next;   /* offset in the page after the current instruction */
+    bool flags_live; /* arithmetic flags as they are before the current instruction matter */
+    struct cold cold[BLOCK_OPS_MAX];
+    unsigned ncold;
+    u32 live[BLOCK_OPS_MAX]; /* flags live before each instruction */
+    bool ended;
+};
+
+static inline bool is_temp(unsigned reg)
+{
+    return reg >= 13 && reg <= 15;
+}
+
+/* bt_mem.c */
+
+/* The arithmetic flags into cpu.aflags and back. Both use T2. */
+void bt_save_flags(struct tr *t);
+void bt_restore_flags(struct tr *t);
+
+/* JNZ to the current instruction's out-of-line part: nothing of the guest's may have changed yet. */
+void bt_cold_jump(struct tr *t);
+/* The instruction is done: its out-of-line part, if there is one, comes back here. */
+void bt_cold_resume(struct tr *t);
+
+/* T0 = effective address of the ModRM operand, without segment base. Keeps the flags. Uses T1. */
+void bt_ea(struct tr *t);
+/* T0 += the operand's segment base. Keeps the flags. Uses T1. */
+void bt_segment(struct tr *t);
+/*
+ * T0 = linear address of `size` bytes -> host address, or off to the body. Leaves T1 and T2 free,
+ * and the flags as they were if they matter.
+ */
+void bt_lookup(struct tr *t, unsigned size, bool write);
+
+/* A guest register in a host register: itself, or `temp`, loaded. */
+unsigned bt_temp(struct tr *t, unsigned reg, unsigned temp);
+/* dst = RIP of `offset` in this page. */
+void bt_rip(struct tr *t, unsigned dst, s64 offset);
+/* lea T0, [base + index * scale + disp] */
+void bt_lea_sib(struct tr *t, unsigned base, unsigned index, unsigned scale, s32 disp);
+
+/* bt_copy.c: emits the instruction by copying it; false if it cannot be copied. */
+bool bt_copy(struct tr *t);
+bool bt_operand_written(const struct x86_row *row, enum x86_operand kind);
+bool bt_has_operand(const struct x86_row *row, enum x86_operand kind);
+
+/* bt_flow.c: stack, LEA and control flow; false: call the body. May end the block. */
+bool bt_flow(struct tr *t);
+/* Leaves the block for an offset relative to its page. */
+void bt_exit(struct tr *t, s64 offset);
+
+#endif
