@@ -21,6 +21,7 @@ struct run_options {
     bool stats;
     unsigned timeout; /* seconds; 0: none */
     bool help;
+    bool cpu_help; /* --cpu help */
 };
 
 /* Parses the arguments after `popf run`. 0, or -1 after having said what is wrong. */
@@ -34,6 +35,7 @@ int run_main(int argc, char **argv);
 int doctor_main(int argc, char **argv);
 
 void run_help(FILE *f);
+void run_cpu_help(FILE *f);
 void doctor_help(FILE *f);
 
 #endif

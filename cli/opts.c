@@ -6,7 +6,7 @@
 
 #include "cli/cli.h"
 
-enum { OPT_ENTRY = 256, OPT_NO_REBOOT, OPT_DEBUG_EXIT, OPT_TRACE, OPT_STATS, OPT_TIMEOUT, OPT_MAX };
+enum { OPT_ENTRY = 256, OPT_NO_REBOOT, OPT_DEBUG_EXIT, OPT_TRACE, OPT_STATS, OPT_TIMEOUT, OPT_MAX, OPT_CPU };
 
 static const struct option options[] = {
     {"kernel", required_argument, NULL, 'k'},
@@ -14,6 +14,7 @@ static const struct option options[] = {
     {"append", required_argument, NULL, 'a'},
     {"memory", required_argument, NULL, 'm'},
     {"cpus", required_argument, NULL, 'c'},
+    {"cpu", required_argument, NULL, OPT_CPU},
     {"engine", required_argument, NULL, 'e'},
     {"entry", required_argument, NULL, OPT_ENTRY},
     {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
@@ -37,6 +38,8 @@ void run_help(FILE *f)
             "  -a, --append STRING  kernel command line\n"
             "  -m, --memory SIZE    RAM: a number and K, M or G (default 512M)\n"
             "  -c, --cpus N         virtual CPUs, 1 to %d (default 1)\n"
+            "      --cpu MODEL      host, then -FEATURE, +FEATURE, vendor=NAME, phys-bits=N, with\n"
+            "                       commas between; \"help\" lists the features\n"
             "  -e, --engine NAME    auto, interp, bt or kvm (default auto: see popf doctor)\n"
             "      --entry WAY      how the kernel is entered: auto, 64, 32, 16 or pvh\n"
             "      --no-reboot      end when the guest asks for a reset\n"
@@ -52,6 +55,24 @@ void run_help(FILE *f)
             "Exit status: 0 the guest switched itself off (or was reset, with --no-reboot),\n"
             "1 failure or triple fault, 2 wrong usage, 124 out of time.\n",
             POPF_CPUS_MAX, popf_trace_names());
+}
+
+void run_cpu_help(FILE *f)
+{
+    const char *p = popf_cpu_features();
+    fprintf(f, "Usage: popf run --cpu host[,-FEATURE][,+FEATURE][,vendor=NAME][,phys-bits=N]\n\n"
+               "The CPU is the host's, less what popf does not offer. -FEATURE leaves more out,\n"
+               "+FEATURE takes that back, and is an error where the feature is not offered.\n"
+               "Vendors: AuthenticAMD, GenuineIntel. Physical addresses: 36 to 52 bits.\n\n"
+               "Features:\n");
+    for (int col = 0; *p; p += strspn(p, " ")) {
+        int len = (int)strcspn(p, " ");
+        bool wraps = col + len > 76;
+        fprintf(f, "%s  %.*s", wraps ? "\n" : "", len, p);
+        col = (wraps ? 0 : col) + len + 2;
+        p += len;
+    }
+    fputs("  kvm\n", f);
 }
 
 static int complain(const char *opt, const char *text, const char *should)
@@ -171,6 +192,10 @@ static int apply(struct run_options *o, int opt, const char *arg)
         rc = set_number("--cpus", arg, 1, POPF_CPUS_MAX, &val);
         o->cfg.cpus = (unsigned)val;
         return rc;
+    case OPT_CPU:
+        o->cpu_help = !strcmp(arg, "help");
+        o->cfg.cpu = arg;
+        return 0;
     case 'e':
         return set_one_of("--engine", arg, engines, &o->cfg.engine);
     case OPT_ENTRY:
@@ -224,7 +249,7 @@ int opts_parse(struct run_options *o, int argc, char **argv)
             return wrong_option(opt, argv);
         if (apply(o, opt, optarg))
             return -1;
-        if (o->help)
+        if (o->help || o->cpu_help)
             return 0;
     }
     for (; optind < argc; optind++)

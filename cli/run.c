@@ -470,9 +470,9 @@ int run_main(int argc, char **argv)
         free(r);
         return STATUS_USAGE;
     }
-    if (r->opt.help) {
+    if (r->opt.help || r->opt.cpu_help) {
+        (r->opt.help ? run_help : run_cpu_help)(stdout);
         free(r);
-        run_help(stdout);
         return 0;
     }
     r->how.end = POPF_END_STOPPED;

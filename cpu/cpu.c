@@ -124,6 +124,7 @@ void cpu_reset(struct cpu *c, bool init)
     u64 kept = init ? c->cr0 & (CR0_CD | CR0_NW) : CR0_CD | CR0_NW;
     c->cr0 = kept | CR0_ET;
     c->cr2 = c->cr3 = c->cr4 = c->efer = 0;
+    cpu_fpu_off(c);
     for (unsigned i = 0; i < 4; i++)
         c->dr[i] = c->pdpte[i] = 0;
     c->dr[6] = DR6_FIXED;

@@ -153,6 +153,13 @@ struct cpu {
      * privilege changes do not (they are part of the key). */
     u32 map_epoch;
     bool code_stale; /* the last store hit decoded code: leave the block */
+    /* By enum cpu_fpu_level: 0 while emitted FP code may run as it is (cpu_fpu.h). */
+    u8 fpu_off[4] __attribute__((aligned(4)));
+    /* The last x87 instruction that emitted code ran, X87_LAST_x; 0: cpu_fpu.c has it. */
+    u32 x87_last;
+    u16 x87_seg;       /* segment of its memory operand + 1, 0: none since */
+    u64 x87_page;      /* RIP of its page */
+    u64 x87_dp;        /* offset of the last memory operand */
     const struct x86_insn *insn; /* being executed; NULL between instructions */
     void *unwind[5]; /* __builtin_setjmp buffer of the engine's loop */
 

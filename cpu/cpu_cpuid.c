@@ -28,6 +28,7 @@ struct cpu_model {
     unsigned phys_bits;
     char vendor[13];
     bool amd;
+    bool foreign; /* the vendor is not the host's */
 };
 
 /* --- what is let through, and what is added --- */
@@ -313,8 +314,8 @@ static void add_extended(struct cpu_model *m)
 {
     u32 r[4], shift = log2_ceil(m->cfg.ncpus);
     host_cpuid(0x80000008, 0, r);
-    u32 phys = r[EAX] & 0xff;
-    m->phys_bits = phys < 32 ? 36 : phys > 52 ? 52 : phys;
+    u32 phys = m->cfg.phys_bits ? m->cfg.phys_bits : r[EAX] & 0xff;
+    m->phys_bits = phys < 32 ? CPU_PHYS_BITS_MIN : phys > 52 ? CPU_PHYS_BITS_MAX : phys;
     r[EAX] = m->phys_bits | 48 << 8;
     r[EDX] = 0;
     if (!m->amd) {
@@ -427,13 +428,78 @@ static void derive_features(struct cpu_model *m)
     }
 }
 
-static void derive_cr4(struct cpu_model *m)
+/* Bits of CR4 and EFER that hang on features. */
+static void derive_registers(struct cpu_model *m)
 {
+    const struct cpu_cpuid_entry *one = find(m, 1, 0), *seven = find(m, 7, 0);
     m->cr4_valid = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE |
-                   CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE |
-                   CR4_SMEP | CR4_SMAP;
-    if (find(m, 1, 0)->ecx & B(26))
-        m->cr4_valid |= CR4_OSXSAVE;
+                   CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+    m->cr4_valid |= one->ecx & B(17) ? CR4_PCIDE : 0;
+    m->cr4_valid |= one->ecx & B(26) ? CR4_OSXSAVE : 0;
+    m->cr4_valid |= seven->ebx & B(0) ? CR4_FSGSBASE : 0;
+    m->cr4_valid |= seven->ebx & B(7) ? CR4_SMEP : 0;
+    m->cr4_valid |= seven->ebx & B(20) ? CR4_SMAP : 0;
+    m->cr4_valid |= seven->ecx & B(2) ? CR4_UMIP : 0;
+    if (!(find(m, 0x80000001, 0)->edx & B(20)))
+        m->efer_valid &= ~(u64)EFER_NXE;
+}
+
+/* --- what the user wants to be different --- */
+
+static u32 *entry_reg(struct cpu_cpuid_entry *e, unsigned reg)
+{
+    return reg == EAX ? &e->eax : reg == EBX ? &e->ebx : reg == ECX ? &e->ecx : &e->edx;
+}
+
+static bool listed(const u64 *set, unsigned n)
+{
+    return set[n / 64] >> n % 64 & 1;
+}
+
+/* Takes the features out that are not wanted; once more when later leaves have been added. */
+static void leave_out(struct cpu_model *m)
+{
+    const struct cpu_feature *f;
+    for (unsigned n = 0; (f = cpu_feature_at(n)); n++) {
+        struct cpu_cpuid_entry *e = listed(m->cfg.off, n) ? find(m, f->leaf, f->subleaf) : NULL;
+        if (e)
+            *entry_reg(e, f->reg) &= ~(1u << f->bit);
+    }
+    struct cpu_cpuid_entry *one = find(m, 1, 0);
+    if (!(one->ecx & B(26)) || !(one->ecx & B(28)))
+        m->cfg.hide_avx = true;
+    if (!(find(m, 7, 0)->ebx & B(16)))
+        m->cfg.hide_avx512 = true;
+    if (!(find(m, 7, 0)->edx & B(26)))
+        find(m, 7, 2)->edx &= ~L7_2_EDX_SPEC;
+}
+
+static int check_wanted(struct cpu_model *m, struct err *e)
+{
+    const struct cpu_feature *f;
+    for (unsigned n = 0; (f = cpu_feature_at(n)); n++) {
+        struct cpu_cpuid_entry *entry = find(m, f->leaf, f->subleaf);
+        bool there = entry && *entry_reg(entry, f->reg) >> f->bit & 1;
+        if (listed(m->cfg.on, n) && !there)
+            return err_set(e, "--cpu: +%s: this host does not offer it, or something that it needs "
+                              "has been left out", f->name);
+    }
+    return 0;
+}
+
+/* A family that goes with the vendor (Zen 2, Cascade Lake), where the host's does not. */
+static void disguise(struct cpu_model *m)
+{
+    static const char brand[48] = "popf virtual CPU";
+    if (!m->foreign)
+        return;
+    find(m, 1, 0)->eax = m->amd ? 0x00830f10 : 0x00050657;
+    *find(m, 2, 0) = (struct cpu_cpuid_entry){.leaf = 2};
+    for (unsigned i = 0; i < 3; i++) {
+        u32 r[4];
+        cpu_copy(r, brand + 16 * i, sizeof r);
+        put(find(m, 0x80000002 + i, 0), r);
+    }
 }
 
 /* --- the public side --- */
@@ -458,14 +524,23 @@ static void cut_down(struct cpu_model *m)
 
 static void identify(struct cpu_model *m)
 {
+    static const char *const vendors[] = {
+        [CPU_VENDOR_INTEL] = "GenuineIntel", [CPU_VENDOR_AMD] = "AuthenticAMD"};
     u32 r[4];
     host_cpuid(0, 0, r);
+    u32 host[3] = {r[EBX], r[EDX], r[ECX]}, name[3];
+    cpu_copy(name, m->cfg.vendor == CPU_VENDOR_HOST ? (const char *)host : vendors[m->cfg.vendor],
+             sizeof name);
+    r[EBX] = name[0];
+    r[EDX] = name[1];
+    r[ECX] = name[2];
     for (unsigned i = 0; i < 4; i++) {
         m->vendor[i] = (char)(r[EBX] >> 8 * i);
         m->vendor[4 + i] = (char)(r[EDX] >> 8 * i);
         m->vendor[8 + i] = (char)(r[ECX] >> 8 * i);
     }
     m->amd = r[EBX] == 0x68747541 /* Auth */ || r[EBX] == 0x6f677948 /* Hygo */;
+    m->foreign = host[0] != r[EBX] || host[1] != r[EDX] || host[2] != r[ECX];
     m->efer_valid = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
     m->max_basic = 0x1f;
     m->max_ext = m->amd ? 0x80000021 : 0x80000008;
@@ -489,19 +564,27 @@ struct cpu_model *cpu_model_new(const struct cpu_model_config *cfg, struct err *
     identify(m);
     for (unsigned i = 0; i < ARRAY_SIZE(masks); i++)
         add_masked(m, &masks[i]);
-    cut_down(m);
+    disguise(m);
     if (!m->amd) {
         find(m, 7, 0)->edx |= L7_EDX_SPEC;
         find(m, 7, 2)->edx |= L7_2_EDX_SPEC;
     }
+    leave_out(m);
+    cut_down(m);
     add_xsave(m);
-    add_caches(m);
+    if (!(m->amd && m->foreign))
+        add_caches(m);
     add_topology(m);
     add_tsc(m);
     add_kvm(m);
     add_extended(m);
+    leave_out(m);
     derive_features(m);
-    derive_cr4(m);
+    derive_registers(m);
+    if (check_wanted(m, e)) {
+        free(m);
+        return NULL;
+    }
     return m;
 }
 

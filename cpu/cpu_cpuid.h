@@ -11,6 +11,12 @@
 
 #include "cpu/cpu.h"
 
+enum cpu_vendor { CPU_VENDOR_HOST, CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
+
+#define CPU_FEATURE_WORDS 2
+#define CPU_PHYS_BITS_MIN 36
+#define CPU_PHYS_BITS_MAX 52
+
 struct cpu_model_config {
     u64 tsc_hz;      /* guest TSC frequency */
     u64 apic_bus_hz; /* local APIC timer frequency */
@@ -18,7 +24,30 @@ struct cpu_model_config {
     bool kvm_leaves;  /* 0x40000000: paravirtual clock */
     bool hide_avx512; /* further cut-downs, for tests */
     bool hide_avx;
+    enum cpu_vendor vendor;
+    unsigned phys_bits; /* MAXPHYADDR; 0: the host's */
+    /* Features by their number (cpu_feature_at): to be left out; to be there or else an error. */
+    u64 off[CPU_FEATURE_WORDS], on[CPU_FEATURE_WORDS];
 };
+
+/*
+ * Changes *cfg as a user says: words with commas between, "host", "-FEATURE", "+FEATURE" (takes an
+ * earlier minus back), "vendor=AuthenticAMD", "vendor=GenuineIntel", "phys-bits=36". 0, or -1.
+ */
+int cpu_model_parse(struct cpu_model_config *cfg, const char *text, struct err *e);
+
+/* A feature that can be left out; name as in QEMU and Linux. */
+struct cpu_feature {
+    const char *name;
+    u32 leaf;
+    u8 subleaf, reg, bit; /* reg: 0 EAX ... 3 EDX */
+};
+
+/* By number, from 0; NULL behind the last. */
+const struct cpu_feature *cpu_feature_at(unsigned n);
+
+/* All names, with blanks between. */
+const char *cpu_feature_names(void);
 
 struct cpu_model *cpu_model_new(const struct cpu_model_config *cfg, struct err *e);
 void cpu_model_free(struct cpu_model *m);

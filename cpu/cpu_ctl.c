@@ -6,6 +6,7 @@
 #include "cpu/cpu_ctl.h"
 
 #include "cpu/cpu_cpuid.h"
+#include "cpu/cpu_fpu.h"
 #include "cpu/cpu_mem.h"
 #include "cpu/cpu_paging.h"
 
@@ -56,6 +57,7 @@ void cpu_write_cr0(struct cpu *c, u64 val)
         cpu_throw_gp(c, 0);
 
     c->cr0 = val;
+    cpu_fpu_off(c);
     if (changed & CR0_PG) {
         c->efer &= ~(u64)EFER_LMA;
         if (val & CR0_PG && c->efer & EFER_LME)
@@ -107,6 +109,7 @@ void cpu_write_cr4(struct cpu *c, u64 val)
         cpu_throw_gp(c, 0);
 
     c->cr4 = val;
+    cpu_fpu_off(c);
     if (changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE))
         cpu_tlb_flush(c);
     if (changed)
@@ -132,6 +135,7 @@ void cpu_write_xcr0(struct cpu *c, u64 val)
         cpu_throw_gp(c, 0);
     cpu_leave(c); /* the state in the host's registers belongs to the old value */
     c->xcr0 = val;
+    cpu_fpu_off(c);
     trace(c, "XCR0", val);
 }
 

@@ -208,10 +208,77 @@ static void save(struct cpu_fpu *f)
     resident_fpu = NULL;
 }
 
+/* --- for engines that emit --- */
+
+/* The same that note_x87() of cpu_fpu_exec.c does at once; no exception was unmasked. */
+void cpu_fpu_take_noted(struct cpu *c)
+{
+    struct cpu_fpu *f = c->fpu;
+    u64 rip = c->x87_page + (c->x87_last & PAGE_MASK);
+    f->fip = c->mode == X86_MODE64 ? rip : (u32)rip;
+    f->fcs = c->seg[CS].sel;
+    if (!f->exc_ptrs) {
+        f->fop = (c->x87_last >> X87_LAST_FOP) & 0x7ff;
+        if (c->x87_seg) {
+            unsigned seg = c->x87_seg - 1u;
+            f->fdp = c->x87_dp;
+            f->fds = seg < X86_SEG_FLAT ? c->seg[seg].sel : c->seg[DS].sel;
+        }
+    }
+    c->x87_last = 0;
+    c->x87_seg = 0;
+}
+
+/* What the host's registers say, whoever loaded them: a signal in emitted code has no stack. */
+static bool all_masked(void)
+{
+    u16 cw, sw;
+    u32 mxcsr;
+    __asm__ volatile("fnstcw %0\n\tfnstsw %1\n\tstmxcsr %2" : "=m"(cw), "=m"(sw), "=m"(mxcsr));
+    return (cw & 0x3f) == 0x3f && !(sw & FSW_ES) && (mxcsr & MXCSR_INIT) == MXCSR_INIT;
+}
+
+static enum cpu_fpu_level allowed(const struct cpu *c)
+{
+    if (c->cr0 & (CR0_EM | CR0_TS) || !(c->cr4 & CR4_OSFXSR))
+        return FPU_NONE;
+    u64 avx = XCR0_SSE | XCR0_AVX, all = avx | XCR0_AVX512;
+    if (!(c->cr4 & CR4_OSXSAVE) || cpu_realish(c) || (c->xcr0 & avx) != avx)
+        return FPU_SSE;
+    return (c->xcr0 & all) == all ? FPU_AVX512 : FPU_AVX;
+}
+
+bool cpu_fpu_ready(struct cpu *c, enum cpu_fpu_level level)
+{
+    enum cpu_fpu_level max = allowed(c);
+    if (level > max)
+        return false;
+    cpu_fpu_load(c);
+    if (!all_masked())
+        return false;
+    for (unsigned n = FPU_SSE; n <= FPU_AVX512; n++)
+        c->fpu_off[n] = n > max;
+    return true;
+}
+
+bool cpu_fpu_exc_ptrs(const struct cpu *c)
+{
+    return c->fpu->exc_ptrs;
+}
+
+u32 cpu_fpu_mxcsr_mask(const struct cpu *c)
+{
+    return c->fpu->mxcsr_mask;
+}
+
 void cpu_leave(struct cpu *c)
 {
-    if (c->fpu->resident)
-        save(c->fpu);
+    if (!c->fpu->resident)
+        return;
+    if (c->x87_last)
+        cpu_fpu_take_noted(c);
+    cpu_fpu_off(c);
+    save(c->fpu);
 }
 
 u16 cpu_fpu_status(struct cpu *c)
@@ -243,15 +310,21 @@ void cpu_fpu_image_init(struct cpu_fpu *f, u64 which)
 
 void cpu_fpu_take_pointers(struct cpu_fpu *f)
 {
+    /* What processors do not keep: reserved bits, and ES and B against the flags. */
+    u16 cw = (img16(f, IMG_FCW) & 0x1f3f) | 0x40, sw = img16(f, IMG_FSW) & 0x7f7f;
+    img_put16(f, IMG_FCW, cw);
+    img_put16(f, IMG_FSW, sw & ~cw & 0x3f ? sw | 0x8080 : sw);
     f->fop = img16(f, IMG_FOP) & 0x7ff;
     f->fip = img64(f, IMG_FIP);
     f->fdp = img64(f, IMG_FDP);
+    put_pointers(f);
 }
 
 void cpu_fpu_reset(struct cpu *c)
 {
     struct cpu_fpu *f = c->fpu;
     cpu_leave(c);
+    cpu_fpu_off(c);
     cpu_fpu_image_init(f, f->features);
     cpu_fill(f->image + IMG_XSTATE_BV, 0, 64);
     img_put32(f, IMG_MXCSR, MXCSR_INIT);

@@ -39,6 +39,61 @@ u32 cpu_fpu_generation(const struct cpu *c);
  */
 cpu_insn_fn cpu_fpu_exec;
 
+/*
+ * For engines that emit X86_HOST instructions into their own code, where they run on the resident
+ * state and no signal may come: only while cpu.fpu_off[level] is 0, which says that the state is
+ * resident, that CR0, CR4 and XCR0 allow the level's instructions, and that all x87 and SIMD
+ * exceptions are masked. It ends with cpu_leave() and with what changes those registers.
+ */
+enum cpu_fpu_level {
+    FPU_NONE,
+    FPU_SSE, /* x87 and MMX as well */
+    FPU_AVX,
+    FPU_AVX512,
+};
+
+/* Loads the state if the level is allowed; true if fpu_off[level] is 0 now. */
+bool cpu_fpu_ready(struct cpu *c, enum cpu_fpu_level level);
+
+/* CR0, CR4, XCR0 or the masks of exceptions may be others now. */
+static inline void cpu_fpu_off(struct cpu *c)
+{
+    for (unsigned n = 0; n < sizeof c->fpu_off; n++)
+        c->fpu_off[n] = 1;
+}
+
+struct cpu_fpu_plan {
+    enum cpu_fpu_level level;
+    u8 size; /* of the memory operand */
+    bool write, aligned;
+    bool x87_ptr; /* it must be noted in cpu.x87_last */
+    bool control; /* may unmask exceptions */
+    u16 fop;
+};
+
+/* What to heed when a decoded X86_HOST instruction is emitted for c's current mode; false: its C body
+ * must run. True only for encodings that have run, so that the host does not find them undefined. */
+bool cpu_fpu_plan(const struct cpu *c, const struct x86_decoded *d, struct cpu_fpu_plan *p);
+
+/* Which host registers stand for the general registers that an instruction names, and the one that
+ * holds the host address of its memory operand (neither RSP, RBP, R12 nor R13). */
+struct cpu_fpu_regs {
+    u8 reg, rm, vvvv, mem;
+};
+
+/* The instruction with these registers, as 64-bit code: its length, at most 16. Good for integer
+ * instructions with VEX or mandatory prefixes too. */
+unsigned cpu_fpu_encode(const struct x86_decoded *d, bool mode64, const struct cpu_fpu_regs *r,
+                        u8 *out);
+
+/* cpu.x87_last: offset in the page of the instruction, this bit, FOP. */
+#define X87_LAST_SET BIT(12)
+#define X87_LAST_FOP 13
+
+/* FDP, FOP and FDS change only with unmasked exceptions; FCS and FDS do not exist. */
+bool cpu_fpu_exc_ptrs(const struct cpu *c);
+u32 cpu_fpu_mxcsr_mask(const struct cpu *c);
+
 /* C bodies of the instructions that move state. */
 cpu_insn_fn insn_fxsave, insn_fxrstor, insn_xsave, insn_xsaveopt, insn_xsavec, insn_xsaves,
     insn_xrstor, insn_xrstors, insn_ldmxcsr, insn_stmxcsr, insn_wait, insn_xgetbv, insn_xsetbv;

@@ -294,6 +294,9 @@ static enum stub_kind kind_of(const struct enc *e)
         return STUB_FNSAVE;
     case X86_FRSTOR:
         return STUB_FRSTOR;
+    case X86_VZEROALL:
+    case X86_VZEROUPPER:
+        return STUB_ZERO;
     default:
         break;
     }
@@ -313,6 +316,26 @@ static unsigned need_of(const struct x86_row *row)
            (row->attr & X86_AVX512 ? NEED_AVX | NEED_AVX512 : 0);
 }
 
+static unsigned quirks_of(const struct enc *e)
+{
+    switch (e->row->op) {
+    case X86_VEXTRACTF32X4:
+    case X86_VEXTRACTF64X2:
+    case X86_VEXTRACTF32X8:
+    case X86_VEXTRACTF64X4:
+    case X86_VEXTRACTI32X4:
+    case X86_VEXTRACTI64X2:
+    case X86_VEXTRACTI32X8:
+    case X86_VEXTRACTI64X4:
+        return QUIRK_WHOLE;
+    case X86_VCVTPH2PS:
+    case X86_VCVTPS2PH:
+        return QUIRK_NO_AC;
+    default:
+        return 0;
+    }
+}
+
 static unsigned flags_of(const struct enc *e)
 {
     u32 attr = e->row->attr;
@@ -320,7 +343,9 @@ static unsigned flags_of(const struct enc *e)
     if (e->mem || e->maskmov)
         fl = (attr & X86_MEM_WRITE || e->maskmov ? STUB_WRITE : STUB_READ) |
              (attr & X86_ALIGNED ? STUB_ALIGN : 0);
-    if (!(attr & X86_X87) || attr & X86_NOWAIT || e->row->op == X86_FLDCW || is_env(e->row->op))
+    if (e->row->op == X86_FLDCW || e->row->op == X86_FNINIT || is_env(e->row->op))
+        return fl | STUB_CONTROL;
+    if (!(attr & X86_X87) || attr & X86_NOWAIT)
         return fl;
     return fl | STUB_X87_PTR | (fl & STUB_WRITE ? STUB_X87_ST : 0);
 }
@@ -329,6 +354,7 @@ static void describe(struct fpu_stub *s, const struct enc *e)
 {
     const struct x86_decoded *d = e->d;
     *s = (struct fpu_stub){.kind = kind_of(e), .need = need_of(e->row), .flags = flags_of(e)};
+    s->quirks = (u8)quirks_of(e);
     s->size = e->mem ? (u8)d->mem_size : 0;
     if (e->mem && is_compress(e))
         s->size = d->vl;
@@ -418,7 +444,7 @@ static u32 insert(struct cpu_fpu *f, const struct buf *o, struct fpu_stub *s)
         drop_all(f);
     u32 n = f->nstubs++, *head = &f->hash[s->hash % STUB_HASH];
     s->code = f->code_used;
-    s->code_len = (u16)o->n;
+    s->code_len = (u8)o->n;
     s->next = *head;
     cpu_copy(f->code_rw + s->code, o->b, o->n);
     f->code_used += (u32)align_up(o->n, 16);
@@ -427,19 +453,25 @@ static u32 insert(struct cpu_fpu *f, const struct buf *o, struct fpu_stub *s)
     return n;
 }
 
+static void prepare(const struct cpu *c, const struct x86_decoded *d, struct buf *o,
+                    struct fpu_stub *s)
+{
+    struct enc e;
+    o->n = 0;
+    analyse(&e, d, c->mode == X86_MODE64);
+    describe(s, &e);
+    emit(o, &e);
+    s->hash = hash_of(o, s);
+}
+
 u64 cpu_fpu_bind(struct cpu *c, const struct x86_decoded *d)
 {
     struct cpu_fpu *f = c->fpu;
     struct buf o;
-    struct enc e;
     struct fpu_stub s;
     if (!(x86_row(&d->i)->attr & X86_HOST) || !offered(c, d))
         return 0;
-    o.n = 0;
-    analyse(&e, d, c->mode == X86_MODE64);
-    describe(&s, &e);
-    emit(&o, &e);
-    s.hash = hash_of(&o, &s);
+    prepare(c, d, &o, &s);
     u32 n = lookup(f, &o, &s);
     if (!n)
         n = insert(f, &o, &s);
@@ -449,6 +481,50 @@ u64 cpu_fpu_bind(struct cpu *c, const struct x86_decoded *d)
 u32 cpu_fpu_generation(const struct cpu *c)
 {
     return c->fpu->generation;
+}
+
+/* --- for engines that emit --- */
+
+static enum cpu_fpu_level level_of(unsigned need)
+{
+    return need & NEED_AVX512 ? FPU_AVX512 : need & NEED_AVX ? FPU_AVX : FPU_SSE;
+}
+
+bool cpu_fpu_plan(const struct cpu *c, const struct x86_decoded *d, struct cpu_fpu_plan *p)
+{
+    const struct cpu_fpu *f = c->fpu;
+    struct buf o;
+    struct fpu_stub wanted;
+    if (!offered(c, d))
+        return false;
+    prepare(c, d, &o, &wanted);
+    const struct fpu_stub *s = &f->stub[lookup(f, &o, &wanted)];
+    if (s == f->stub || s->kind != STUB_PLAIN || !s->ran)
+        return false;
+    *p = (struct cpu_fpu_plan){
+        .level = level_of(s->need),
+        .size = s->size,
+        .write = s->flags & STUB_WRITE,
+        .aligned = s->flags & STUB_ALIGN,
+        .x87_ptr = s->flags & STUB_X87_PTR,
+        .control = s->flags & STUB_CONTROL,
+        .fop = s->fop & 0x7ff,
+    };
+    return true;
+}
+
+unsigned cpu_fpu_encode(const struct x86_decoded *d, bool mode64, const struct cpu_fpu_regs *r,
+                        u8 *out)
+{
+    struct buf o = {.n = 0};
+    struct enc e;
+    analyse(&e, d, mode64);
+    e.reg = e.gpr_reg ? r->reg : e.reg;
+    e.rm = e.mem ? r->mem : e.gpr_rm ? r->rm : e.rm;
+    e.vvvv = e.gpr_vvvv ? r->vvvv : e.vvvv;
+    put_insn(&o, &e);
+    cpu_copy(out, o.b, o.n);
+    return o.n;
 }
 
 /* --- memory for them --- */

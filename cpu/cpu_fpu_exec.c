@@ -94,22 +94,21 @@ void cpu_fpu_probe_write(struct cpu *c, unsigned seg, u64 ea, unsigned size)
 
 /* --- plain instructions --- */
 
-/* Write permission is established before the stub runs: an x87 store pops. */
-static u8 *write_slow(struct cpu *c, gva_t la, unsigned size, _Atomic u64 **code)
+/* Accesses that EFLAGS.AC does not, or no longer, concern. */
+static void read_bytes(struct cpu *c, unsigned seg, u64 ea, u8 *buf, unsigned size)
 {
-    if (cpu_in_page(la, size)) {
-        cpu_ptr_slow(c, la, size, true);
-        struct tlb_entry *t = cpu_tlb_at(c, la);
-        if (t->wr == (la & ~PAGE_MASK)) {
-            *code = t->code;
-            return (u8 *)(la + t->addend);
-        }
-    } else {
-        unsigned first = (unsigned)(PAGE_SIZE - (la & PAGE_MASK));
-        cpu_ptr_slow(c, la, first, true);
-        cpu_ptr_slow(c, (la + first) & c->la_mask, size - first, true);
+    for (unsigned n = 0; n < size; n++)
+        buf[n] = cpu_ld8(c, seg, ea + n);
+}
+
+static void write_bytes(struct cpu *c, unsigned seg, u64 ea, const u8 *buf, unsigned size)
+{
+    if (likely(c->tlb != c->tlbs[TLB_STRICT])) {
+        cpu_fpu_copy_out(c, seg, ea, buf, size);
+        return;
     }
-    return c->fpu->bounce;
+    for (unsigned n = 0; n < size; n++)
+        cpu_st8(c, seg, ea + n, buf[n]);
 }
 
 /* The last x87 instruction raised an unmasked exception that keeps it from storing: any but
@@ -121,6 +120,69 @@ static bool store_suppressed(struct cpu *c)
         return false;
     __asm__ volatile("fnstcw %0" : "=m"(cw));
     return sw & ~cw & 0x1f;
+}
+
+/* Before an operand that may fault: a pending #MF comes first. */
+static void check_pending(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s)
+{
+    if (s->need & (NEED_X87 | NEED_MMX) && !(x86_row(i)->attr & X86_NOWAIT) &&
+        cpu_fpu_status(c) & FSW_ES)
+        cpu_throw(c, EXC_MF, 0);
+}
+
+/* Can the operand be written? Throws if not. */
+struct probe {
+    unsigned seg, size;
+    u64 ea;
+    bool aligned, strict;
+};
+
+static void probe(struct cpu *c, void *arg)
+{
+    const struct probe *p = arg;
+    gva_t la = cpu_la(c, p->seg, p->ea, p->size, true);
+    if (p->aligned && la & (p->size - 1u))
+        cpu_throw_gp(c, 0);
+    if (p->strict && cpu_in_page(la, p->size))
+        cpu_ptr_slow(c, la, p->size, true); /* EFLAGS.AC */
+    cpu_fpu_probe_write(c, p->seg, p->ea, p->size);
+}
+
+/* The operand of an x87 store cannot be written. That is no fault if the store is suppressed: the
+ * instruction is tried, and undone if it would have stored. */
+static bool suppressed_unwritable(struct cpu *c, const struct fpu_stub *s)
+{
+    struct cpu_fpu *f = c->fpu;
+    cpu_leave(c);
+    cpu_copy(f->stage, f->image, f->size);
+    if (!cpu_fpu_call(c, s, f->bounce) && store_suppressed(c))
+        return true;
+    cpu_leave(c);
+    cpu_copy(f->image, f->stage, f->size);
+    return false;
+}
+
+/* Write permission is established before an x87 store or one from MMX registers runs, since it
+ * changes the stack. Others run first: their SIMD exceptions come before faults of the operand. */
+static unsigned store_slow(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s,
+                           u64 ea)
+{
+    u8 *p = c->fpu->bounce;
+    unsigned fault;
+    bool first = s->need & (NEED_X87 | NEED_MMX);
+    struct probe pr = {i->seg, s->size, ea, s->flags & STUB_ALIGN, !(s->quirks & QUIRK_NO_AC)};
+    check_pending(c, i, s);
+    if (s->flags & STUB_X87_ST && !cpu_fpu_try(c, probe, &pr) && suppressed_unwritable(c, s))
+        return 0;
+    if (first)
+        probe(c, &pr);
+    if ((fault = cpu_fpu_call(c, s, p)) != 0)
+        return fault;
+    if (!first)
+        probe(c, &pr);
+    if (!(s->flags & STUB_X87_ST) || !store_suppressed(c))
+        write_bytes(c, i->seg, ea, p, s->size);
+    return 0;
 }
 
 static void note_x87(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s, u64 ea)
@@ -138,29 +200,37 @@ static void note_x87(struct cpu *c, const struct x86_insn *i, const struct fpu_s
     }
 }
 
-static unsigned run_store(struct cpu *c, const struct fpu_stub *s, gva_t la)
+static unsigned run_store(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s,
+                          u64 ea)
 {
+    if (unlikely(ea + s->size > c->seg[i->seg].wr_end))
+        return store_slow(c, i, s, ea);
+    gva_t la = (ea + c->seg[i->seg].base) & c->la_mask;
     struct tlb_entry *t = cpu_tlb_at(c, la);
-    _Atomic u64 *code = t->code;
-    u8 *p = likely(t->wr == (la & ~PAGE_MASK) && cpu_in_page(la, s->size))
-                ? (u8 *)(la + t->addend)
-                : write_slow(c, la, s->size, &code);
-    unsigned fault = cpu_fpu_call(c, s, p);
-    if (unlikely(fault))
-        return fault;
-    if (likely(p != c->fpu->bounce))
-        cpu_wrote(c, code, la, s->size);
-    else if (!(s->flags & STUB_X87_ST) || !store_suppressed(c))
-        cpu_write_slow(c, la, p, s->size);
-    return 0;
+    if (unlikely(t->wr != (la & ~PAGE_MASK) || !cpu_in_page(la, s->size) ||
+                 (s->flags & STUB_ALIGN && la & (s->size - 1u))))
+        return store_slow(c, i, s, ea);
+    unsigned fault = cpu_fpu_call(c, s, (u8 *)(la + t->addend));
+    if (likely(!fault))
+        cpu_wrote(c, t->code, la, s->size);
+    return fault;
 }
 
-static unsigned run_load(struct cpu *c, const struct fpu_stub *s, gva_t la)
+static unsigned run_load(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s, u64 ea)
 {
+    if (unlikely(ea + s->size > c->seg[i->seg].rd_end))
+        check_pending(c, i, s);
+    gva_t la = cpu_la(c, i->seg, ea, s->size, false);
+    if (unlikely(s->flags & STUB_ALIGN && la & (s->size - 1u)))
+        cpu_throw_gp(c, 0);
     u8 *p = cpu_rd_fast(c, la, s->size);
     if (unlikely(!p)) {
         p = c->fpu->bounce;
-        cpu_read_slow(c, la, p, s->size);
+        check_pending(c, i, s);
+        if (s->quirks & QUIRK_NO_AC)
+            read_bytes(c, i->seg, ea, p, s->size);
+        else
+            cpu_read_slow(c, la, p, s->size);
     }
     return cpu_fpu_call(c, s, p);
 }
@@ -170,12 +240,8 @@ static void run_plain(struct cpu *c, const struct x86_insn *i, const struct fpu_
     u64 ea = 0;
     unsigned fault;
     if (s->size) {
-        bool write = s->flags & STUB_WRITE;
         ea = cpu_ea(c, i);
-        gva_t la = cpu_la(c, i->seg, ea, s->size, write);
-        if (unlikely(s->flags & STUB_ALIGN && la & (s->size - 1u)))
-            cpu_throw_gp(c, 0);
-        fault = write ? run_store(c, s, la) : run_load(c, s, la);
+        fault = s->flags & STUB_WRITE ? run_store(c, i, s, ea) : run_load(c, i, s, ea);
     } else {
         fault = cpu_fpu_call(c, s, NULL);
     }
@@ -247,12 +313,24 @@ static void env_out16(const struct cpu *c, u8 *env)
     put16(env + 12, ds);
 }
 
+/* SDM vol. 3A, table 6-7: words of the environment. */
+static void check_env_aligned(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s,
+                              u64 ea)
+{
+    if (likely(c->tlb != c->tlbs[TLB_STRICT]))
+        return;
+    gva_t la = cpu_la(c, i->seg, ea, 2, s->kind == STUB_FNSTENV || s->kind == STUB_FNSAVE);
+    if (la & (s->flags & STUB_ENV16 ? 1 : 3))
+        cpu_throw(c, EXC_AC, 0);
+}
+
 /* FNSTENV, FNSAVE: the stub stores the host's layout, with addresses that mean nothing. */
 static void store_env(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s)
 {
     u8 *env = c->fpu->bounce;
     u64 ea = cpu_ea(c, i);
     bool small = s->flags & STUB_ENV16, save = s->kind == STUB_FNSAVE;
+    check_env_aligned(c, i, s, ea);
     cpu_fpu_probe_write(c, i->seg, ea, s->size);
     cpu_fpu_call(c, s, env);
     if (small)
@@ -310,6 +388,7 @@ static void load_env(struct cpu *c, const struct x86_insn *i, const struct fpu_s
     u8 in[128] __attribute__((aligned(8))), *env = f->bounce;
     bool small = s->flags & STUB_ENV16;
     unsigned head = small ? 14 : ENV_SIZE, word = small ? 2 : 4;
+    check_env_aligned(c, i, s, cpu_ea(c, i));
     cpu_fpu_copy_in(c, i->seg, cpu_ea(c, i), in, s->size);
     if (small)
         env_in16(c, in, &p);
@@ -359,6 +438,12 @@ static void run_special(struct cpu *c, const struct x86_insn *i, const struct fp
     case STUB_FRSTOR:
         load_env(c, i, s);
         break;
+    case STUB_ZERO:
+        if (c->mode == X86_MODE64)
+            cpu_fpu_call(c, s, NULL);
+        else
+            cpu_fpu_zero(c, x86_row(i)->op == X86_VZEROALL);
+        break;
     default:
         cpu_fpu_gather(c, i, s);
         break;
@@ -373,8 +458,12 @@ void cpu_fpu_exec(struct cpu *c, const struct x86_insn *i)
             cpu_throw_ud(c);
         cpu_unwind(c); /* the stub is gone: the engine decodes anew and comes back */
     }
-    const struct fpu_stub *s = &f->stub[(u32)i->imm];
+    struct fpu_stub *s = &f->stub[(u32)i->imm];
     cpu_fpu_check(c, s->need);
+    if (unlikely(c->x87_last))
+        cpu_fpu_take_noted(c);
+    if (unlikely(s->flags & STUB_CONTROL))
+        cpu_fpu_off(c);
     if (likely(s->kind == STUB_PLAIN))
         run_plain(c, i, s);
     else

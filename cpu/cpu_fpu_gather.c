@@ -52,10 +52,36 @@ static void read_part(struct cpu *c, void *arg)
     cpu_fpu_copy_in(c, p->seg, p->ea, p->buf, p->size);
 }
 
+/* By single bytes: they are always aligned. */
 static void touch_part(struct cpu *c, void *arg)
 {
     struct part *p = arg;
-    cpu_fpu_probe_write(c, p->seg, p->ea, p->size);
+    cpu_fpu_probe_write(c, p->seg, p->ea, 1);
+    cpu_fpu_probe_write(c, p->seg, p->ea + p->size - 1, 1);
+}
+
+/*
+ * Alignment. An operand that must be aligned but is not faults only if the mask lets through any
+ * of it; the same holds for what EFLAGS.AC checks, elements that stand alone and MASKMOV's halves.
+ * The processor is asked, by an inaccessible address. True if there was no access: all is done.
+ */
+static bool settle_alignment(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s,
+                             u64 ea, gva_t la)
+{
+    unsigned size = s->kind == STUB_MASKMOV ? 8 : s->size;
+    bool strict = unlikely(c->tlb == c->tlbs[TLB_STRICT]) && size <= 8 && la & (size - 1u) &&
+                  !(s->quirks & QUIRK_NO_AC);
+    bool must = s->flags & STUB_ALIGN && la & (s->size - 1u);
+    if (likely(!strict && !must))
+        return false;
+    unsigned fault = cpu_fpu_call(c, s, c->fpu->guard + (la & 63));
+    if (!fault)
+        return true;
+    if (fault != (STUB_FAULT | EXC_PF) && fault != (STUB_FAULT | EXC_GP))
+        cpu_fpu_raise(c, fault);
+    if (strict)
+        cpu_la(c, i->seg, ea, size, s->flags & STUB_WRITE); /* the segment comes first */
+    cpu_throw(c, strict ? EXC_AC : EXC_GP, 0);
 }
 
 /* --- masked loads --- */
@@ -85,8 +111,13 @@ static void masked_load_slow(struct cpu *c, const struct x86_insn *i, const stru
     struct part part[2] = {{ea, i->seg, first, f->bounce},
                            {ea + first, i->seg, s->size - first, f->bounce + first}};
     bool ok[2];
+    u32 ac = c->eflags & FLAG_AC; /* the question is only what can be read */
+    c->eflags &= ~FLAG_AC;
+    cpu_update_mode(c);
     ok[0] = cpu_fpu_try(c, read_part, &part[0]);
     ok[1] = cpu_fpu_try(c, read_part, &part[1]);
+    c->eflags |= ac;
+    cpu_update_mode(c);
     u8 *at = ok[0] && ok[1] ? f->bounce : lay_across(f, part, ok);
     unsigned fault = cpu_fpu_call(c, s, at);
     if (fault == (STUB_FAULT | EXC_PF)) {
@@ -102,8 +133,8 @@ static void masked_load(struct cpu *c, const struct x86_insn *i, const struct fp
 {
     const struct seg *sg = &c->seg[i->seg];
     gva_t la = (ea + sg->base) & c->la_mask;
-    if (s->flags & STUB_ALIGN && la & (s->size - 1u))
-        cpu_throw_gp(c, 0);
+    if (settle_alignment(c, i, s, ea, la))
+        return;
     u8 *p = ea + s->size <= sg->rd_end ? cpu_rd_fast(c, la, s->size) : NULL;
     if (unlikely(!p)) {
         masked_load_slow(c, i, s, ea);
@@ -127,7 +158,8 @@ static void each_run(struct cpu *c, const u8 *zeros, const u8 *ones, struct part
             continue;
         while (at + n < size && zeros[at + n] == ones[at + n])
             n++;
-        *p = (struct part){ea + at, p->seg, n, (u8 *)zeros + at};
+        u64 mask = c->mode == X86_MODE64 ? ~0ull : 0xffffffff;
+        *p = (struct part){(ea + at) & mask, p->seg, n, (u8 *)zeros + at};
         fn(c, p);
     }
 }
@@ -135,7 +167,12 @@ static void each_run(struct cpu *c, const u8 *zeros, const u8 *ones, struct part
 static void write_run(struct cpu *c, void *arg)
 {
     struct part *p = arg;
-    cpu_fpu_copy_out(c, p->seg, p->ea, p->buf, p->size);
+    if (likely(!(c->eflags & FLAG_AC))) {
+        cpu_fpu_copy_out(c, p->seg, p->ea, p->buf, p->size);
+        return;
+    }
+    for (unsigned n = 0; n < p->size; n++)
+        cpu_fpu_copy_out(c, p->seg, p->ea + n, p->buf + n, 1);
 }
 
 static void masked_store_slow(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s,
@@ -157,8 +194,10 @@ static void masked_store(struct cpu *c, const struct x86_insn *i, const struct f
 {
     const struct seg *sg = &c->seg[i->seg];
     gva_t la = (ea + sg->base) & c->la_mask;
-    if (s->flags & STUB_ALIGN && la & (s->size - 1u))
-        cpu_throw_gp(c, 0);
+    if (settle_alignment(c, i, s, ea, la))
+        return;
+    if (s->quirks & QUIRK_WHOLE)
+        cpu_fpu_probe_write(c, i->seg, ea, s->size);
     struct tlb_entry *t = cpu_tlb_at(c, la);
     bool in_page = ea + s->size <= sg->wr_end && cpu_in_page(la, s->size);
     if (in_page && t->wr != (la & ~PAGE_MASK)) {
@@ -245,6 +284,47 @@ static u64 element_ea(struct cpu *c, const struct x86_insn *i, const struct fpu_
     return (c->reg[i->base] + (index << i->scale) + (s64)i->disp) & size_mask(i->adsize);
 }
 
+/* Elements are never checked for alignment (SDM vol. 2C, VGATHER*, VSCATTER*: EFLAGS.AC). */
+static u64 load_elem(struct cpu *c, unsigned seg, u64 ea, unsigned size)
+{
+    u64 v = 0;
+    if (likely(!(c->eflags & FLAG_AC)))
+        return cpu_ld(c, seg, ea, size);
+    for (unsigned n = 0; n < size; n++)
+        v |= (u64)cpu_ld8(c, seg, ea + n) << 8 * n;
+    return v;
+}
+
+static void store_elem(struct cpu *c, unsigned seg, u64 ea, unsigned size, u64 v)
+{
+    if (likely(!(c->eflags & FLAG_AC))) {
+        cpu_st(c, seg, ea, size, v);
+        return;
+    }
+    cpu_fpu_probe_write(c, seg, ea, 1);
+    cpu_fpu_probe_write(c, seg, ea + size - 1, 1);
+    for (unsigned n = 0; n < size; n++)
+        cpu_st8(c, seg, ea + n, (u8)(v >> 8 * n));
+}
+
+/* VEX masks count by their sign bits; even a gather that faults leaves whole elements behind. */
+static void spread_mask(struct cpu_fpu *f, const struct fpu_stub *s)
+{
+    for (unsigned k = 0; k < s->vl / s->elem; k++) {
+        u8 *p = vreg(f, s->mask, k * s->elem);
+        put_elem(p, s->elem, mask_bit(f, s, k) ? ~0ull : 0);
+    }
+    zero_from(f, s->mask, s->vl);
+}
+
+/* VZEROALL, VZEROUPPER outside 64-bit code, where there are only eight registers. */
+void cpu_fpu_zero(struct cpu *c, bool all)
+{
+    cpu_leave(c);
+    for (unsigned n = 0; n < 8; n++)
+        zero_from(c->fpu, n, all ? 0 : 16);
+}
+
 void cpu_fpu_gather(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s)
 {
     struct cpu_fpu *f = c->fpu;
@@ -255,16 +335,20 @@ void cpu_fpu_gather(struct cpu *c, const struct x86_insn *i, const struct fpu_st
     if (s->evex)
         used |= XCR0_OPMASK | XCR0_ZMM_HI256 | XCR0_HI16_ZMM;
     img_put64(f, IMG_XSTATE_BV, img64(f, IMG_XSTATE_BV) | (used & f->features));
+    if (!s->evex)
+        spread_mask(f, s);
     for (unsigned k = 0; k < n; k++) {
         if (!mask_bit(f, s, k))
             continue;
         u64 ea = element_ea(c, i, s, k);
         u8 *data = vreg(f, i->reg, k * s->elem);
         if (scatter)
-            cpu_st(c, i->seg, ea, s->elem, get_elem(data, s->elem));
+            store_elem(c, i->seg, ea, s->elem, get_elem(data, s->elem));
         else
-            put_elem(data, s->elem, cpu_ld(c, i->seg, ea, s->elem));
+            put_elem(data, s->elem, load_elem(c, i->seg, ea, s->elem));
         clear_mask_bit(f, s, k);
+        if (!scatter)
+            zero_from(f, i->reg, s->vl); /* even if the next faults */
     }
     if (!scatter)
         zero_from(f, i->reg, n * s->elem);

@@ -41,6 +41,7 @@ enum stub_kind {
     STUB_FRSTOR,
     STUB_GATHER,
     STUB_SCATTER,
+    STUB_ZERO, /* VZEROALL, VZEROUPPER */
 };
 
 /* What must be enabled; also bits of cpu_fpu_check(). */
@@ -57,13 +58,19 @@ enum stub_kind {
 #define STUB_X87_PTR 0x08 /* updates the x87 instruction and operand pointers */
 #define STUB_X87_ST  0x10 /* x87 store: may be suppressed by an unmasked exception */
 #define STUB_ENV16   0x20 /* 16-bit environment */
+#define STUB_CONTROL 0x40 /* may change which x87 exceptions are masked */
+
+/* struct fpu_stub.quirks */
+#define QUIRK_WHOLE 0x01 /* masked, but all of the operand must be writable (exceptions E6NF) */
+#define QUIRK_NO_AC 0x02 /* EFLAGS.AC does not check it, though it has 8 bytes or less */
 
 /* One per distinct encoding. 32 bytes. */
 struct fpu_stub {
     u32 code; /* offset in the code region */
     u32 hash;
     u32 next; /* in the hash chain, 0 ends */
-    u16 code_len;
+    u8 code_len;
+    u8 ran;  /* it has run without a fault: the host knows the encoding */
     u16 fop; /* x87: what FOP says of this instruction */
     u8 kind, need, flags;
     u8 size; /* of the memory operand, 0..108 */
@@ -73,7 +80,8 @@ struct fpu_stub {
     u8 elem;  /* bytes of an element */
     u8 index; /* bytes of an index */
     u8 evex;
-    u8 pad[7];
+    u8 quirks;
+    u8 pad[6];
 };
 static_assert(sizeof(struct fpu_stub) == 32, "struct fpu_stub");
 
@@ -186,6 +194,9 @@ static inline unsigned cpu_fpu_call(struct cpu *c, const struct fpu_stub *s, voi
     return ((fpu_stub_fn *)(void *)(f->code + s->code))(c, mem);
 }
 
+/* Takes over what emitted code has noted of the last x87 instruction. */
+void cpu_fpu_take_noted(struct cpu *c);
+
 /* Turns a stub's fault into the guest's. */
 NORETURN void cpu_fpu_raise(struct cpu *c, unsigned fault);
 
@@ -198,6 +209,7 @@ void cpu_fpu_emit_free(struct cpu_fpu *f);
 
 /* cpu_fpu_gather.c */
 void cpu_fpu_gather(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s);
+void cpu_fpu_zero(struct cpu *c, bool all);
 void cpu_fpu_masked(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s, u64 ea);
 
 /* Calls fn(c, arg) and takes back any fault that it raised: true if there was none. */

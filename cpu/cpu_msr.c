@@ -19,6 +19,8 @@
 #define MSR_MTRR_PHYS_LAST     0x20f
 #define MSR_MTRR_FIX16K_1      0x259
 #define MSR_MTRR_FIX4K_7       0x26f
+#define MSR_AMD_PERF_CTL0      0xc0010000u
+#define MSR_AMD_PERF_CTR3      0xc0010007u
 #define MSR_AMD_SYSCFG         0xc0010010u
 #define MSR_AMD_HWCR           0xc0010015u
 #define MSR_AMD_NB_CFG         0xc001001fu
@@ -160,7 +162,7 @@ static enum answer read_base(struct cpu *c, u32 msr, u64 *val)
         return DONE;
     case MSR_IA32_TSC_ADJUST:
         *val = c->tsc_adjust;
-        return DONE;
+        return answer(cpuid(c, 7, 1) & BIT(1));
     case MSR_TSC_AUX:
         *val = c->tsc_aux;
         return answer(has_tsc_aux(c));
@@ -188,6 +190,8 @@ static enum answer write_base(struct cpu *c, u32 msr, u64 val)
         adjust_tsc(c, val - cpu_tsc(c));
         return DONE;
     case MSR_IA32_TSC_ADJUST:
+        if (!(cpuid(c, 7, 1) & BIT(1)))
+            return FAULT;
         adjust_tsc(c, val - c->tsc_adjust);
         return DONE;
     case MSR_TSC_AUX:
@@ -426,6 +430,7 @@ static enum answer read_legacy(struct cpu *c, u32 msr, u64 *val)
     case MSR_AMD_VM_CR:
         *val = BIT(4); /* SVMDIS */
         return DONE;
+    case MSR_AMD_PERF_CTL0 ... MSR_AMD_PERF_CTR3: /* every AMD CPU has them; they do not count */
     case MSR_AMD_SYSCFG:
     case MSR_AMD_NB_CFG:
     case MSR_AMD_INT_PENDING:
@@ -447,6 +452,7 @@ static enum answer write_legacy(struct cpu *c, u32 msr, u64 val)
     if (msr < 0xc0010000u || msr > 0xc001ffffu || !is_amd(c))
         return NOT_MINE;
     switch (msr) {
+    case MSR_AMD_PERF_CTL0 ... MSR_AMD_PERF_CTR3:
     case MSR_AMD_HWCR: /* caches, monitor, C-states: nothing to do */
     case MSR_AMD_PATCH_LOADER:
     case MSR_AMD_NB_CFG:

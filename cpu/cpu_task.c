@@ -3,6 +3,7 @@
  */
 #include "cpu/cpu_ctl.h"
 #include "cpu/cpu_far.h"
+#include "cpu/cpu_fpu.h"
 #include "cpu/cpu_mem.h"
 #include "cpu/cpu_paging.h"
 
@@ -293,6 +294,7 @@ void cpu_task_switch(struct cpu *c, u16 sel, struct desc *d, enum cpu_task_cause
     d->lo |= DESC_BUSY;
     cpu_set_tr(c, sel, d);
     c->cr0 |= CR0_TS;
+    cpu_fpu_off(c);
     c->dr[7] &= ~0x155ull; /* local breakpoints: L0-L3, LE */
     load_registers(c, &t, nested ? FLAG_NT : 0);
     cpu_update_mode(c);

@@ -124,11 +124,29 @@ static bool is_amd(const struct cpu *c)
     return v[0] == 'A' || v[0] == 'H'; /* AuthenticAMD, HygonGenuine */
 }
 
+/* AMD's outside long mode: a target of its own, and flags are neither kept nor masked (APM vol. 3,
+ * SYSCALL). */
+static void syscall_legacy(struct cpu *c)
+{
+    u16 cs = (u16)(c->star >> 32) & 0xfffc;
+    c->reg[RCX] = (u32)c->reg[X86_SLOT_RIP];
+    c->reg[X86_SLOT_RIP] = (u32)c->star;
+    cpu_put_flags(c, cpu_flags(c) & ~(FLAG_IF | FLAG_RF));
+    c->cpl = 0;
+    set_flat(c, CS, cs, ATTR_CODE | SEG_DB);
+    set_flat(c, SS, cs + 8, ATTR_DATA);
+    cpu_update_mode(c);
+}
+
 void insn_syscall(struct cpu *c, const struct x86_insn *i)
 {
     bool compat = c->mode != X86_MODE64;
-    if (!(c->efer & EFER_SCE) || !cpu_long(c) || (compat && !is_amd(c)))
+    if (!(c->efer & EFER_SCE) || cpu_realish(c) || (compat && !is_amd(c)))
         cpu_throw_ud(c);
+    if (!cpu_long(c)) {
+        syscall_legacy(c);
+        return;
+    }
     bool stepped = c->eflags & FLAG_TF;
     u16 cs = (u16)(c->star >> 32) & 0xfffc;
     c->reg[RCX] = c->reg[X86_SLOT_RIP];
@@ -142,11 +160,29 @@ void insn_syscall(struct cpu *c, const struct x86_insn *i)
     cpu_update_mode(c);
 }
 
+/* AMD's from 32- and 16-bit code (APM vol. 3, SYSRET). */
+static void sysret_legacy(struct cpu *c)
+{
+    if (cpu_realish(c) || c->cpl != 0)
+        cpu_throw_gp(c, 0);
+    u16 sel = (u16)(c->star >> 48);
+    c->reg[X86_SLOT_RIP] = (u32)c->reg[RCX];
+    cpu_put_flags(c, (cpu_flags(c) | FLAG_IF) & ~FLAG_RF);
+    c->cpl = 3;
+    set_flat(c, CS, sel | 3, ATTR_CODE | SEG_DB);
+    set_flat(c, SS, (sel + 8) | 3, ATTR_DATA);
+    cpu_update_mode(c);
+}
+
 void insn_sysret(struct cpu *c, const struct x86_insn *i)
 {
-    bool to64 = i->opsize == 8;
-    if (!(c->efer & EFER_SCE) || c->mode != X86_MODE64)
+    bool to64 = i->opsize == 8, compat = c->mode != X86_MODE64;
+    if (!(c->efer & EFER_SCE) || (compat && !is_amd(c)))
         cpu_throw_ud(c);
+    if (compat) {
+        sysret_legacy(c);
+        return;
+    }
     if (c->cpl != 0 || (to64 && !x86_canonical(c->reg[RCX])))
         cpu_throw_gp(c, 0);
     bool stepped = c->eflags & FLAG_TF;
@@ -162,9 +198,17 @@ void insn_sysret(struct cpu *c, const struct x86_insn *i)
 
 /* --- SYSENTER, SYSEXIT --- */
 
+/* AMD's processors have neither of the two in long mode. */
+static void check_sysenter(struct cpu *c)
+{
+    if (cpu_long(c) && is_amd(c))
+        cpu_throw_ud(c);
+}
+
 void insn_sysenter(struct cpu *c, const struct x86_insn *i)
 {
     u16 cs = (u16)c->sysenter_cs & 0xfffc;
+    check_sysenter(c);
     if (!cpu_protected(c) || cs == 0)
         cpu_throw_gp(c, 0);
     bool wide = cpu_long(c);
@@ -181,6 +225,7 @@ void insn_sysexit(struct cpu *c, const struct x86_insn *i)
 {
     u16 cs = (u16)c->sysenter_cs & 0xfffc;
     bool to64 = i->opsize == 8;
+    check_sysenter(c);
     if (!cpu_protected(c) || cs == 0 || c->cpl != 0)
         cpu_throw_gp(c, 0);
     if (to64 && !(x86_canonical(c->reg[RCX]) && x86_canonical(c->reg[RDX])))

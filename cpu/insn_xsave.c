@@ -112,9 +112,16 @@ static u32 stage32(const struct cpu_fpu *f, unsigned at)
     return *(const u32 *)(f->stage + at);
 }
 
+/* A non-canonical address comes first: the access will find it. */
+static bool misaligned(const struct cpu *c, const struct x86_insn *i, u64 ea, unsigned align)
+{
+    u64 la = ea + c->seg[i->seg].base;
+    return la & (align - 1) && (c->mode != X86_MODE64 || x86_canonical(la));
+}
+
 static void check_aligned(struct cpu *c, const struct x86_insn *i, u64 ea, unsigned align)
 {
-    if ((ea + c->seg[i->seg].base) & (align - 1))
+    if (misaligned(c, i, ea, align))
         cpu_throw_gp(c, 0);
 }
 
@@ -125,6 +132,8 @@ static u64 fx_begin(struct cpu *c, const struct x86_insn *i)
     if (c->cr0 & (CR0_EM | CR0_TS))
         cpu_throw(c, EXC_NM, 0);
     u64 ea = cpu_ea(c, i);
+    if (c->tlb == c->tlbs[TLB_STRICT] && misaligned(c, i, ea, 4))
+        cpu_throw(c, EXC_AC, 0); /* comes first (SDM vol. 2A, FXSAVE) */
     check_aligned(c, i, ea, 16);
     return ea;
 }
@@ -133,6 +142,7 @@ void insn_fxsave(struct cpu *c, const struct x86_insn *i)
 {
     struct cpu_fpu *f = c->fpu;
     u64 ea = fx_begin(c, i);
+    cpu_fpu_probe_write(c, i->seg, ea + 511, 1); /* the order in which processors look */
     cpu_fpu_probe_write(c, i->seg, ea, 512);
     cpu_leave(c);
     x87_out(c, i, ea);
@@ -363,6 +373,7 @@ void insn_ldmxcsr(struct cpu *c, const struct x86_insn *i)
     u32 v = cpu_ld32(c, i->seg, cpu_ea(c, i));
     if (v & ~f->mxcsr_mask)
         cpu_throw_gp(c, 0);
+    cpu_fpu_off(c);
     if (f->resident)
         __asm__ volatile("ldmxcsr %0" : : "m"(v));
     else

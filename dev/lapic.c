@@ -400,6 +400,16 @@ static void timer_fired(void *arg)
     fire_lvt(l, LVT_TIMER);
 }
 
+/* Before the timer's registers change: what is due by the clock counts as fired, whether or not the
+ * clock's owner has come to run it. */
+static void timer_settle(struct lapic *l)
+{
+    if (!l->timer.armed || l->timer.deadline > clock_now(l->cfg.clock))
+        return;
+    timer_cancel(&l->timer);
+    timer_fired(l);
+}
+
 /* To or from TSC-deadline disarms; between one-shot and periodic the count just goes on. */
 static void timer_set_mode(struct lapic *l, u32 old)
 {
@@ -420,6 +430,7 @@ static void timer_set_mode(struct lapic *l, u32 old)
 /* A new divider keeps the current count. */
 static void timer_set_divider(struct lapic *l, u32 tdcr)
 {
+    timer_settle(l);
     u32 done = l->tmict - timer_count(l);
 
     l->tdcr = tdcr;
@@ -626,6 +637,8 @@ static void write_lvt(struct lapic *l, unsigned i, u32 val)
 {
     u32 old = l->lvt[i];
 
+    if (i == LVT_TIMER)
+        timer_settle(l);
     val = (val & ~LVT_READ_ONLY) | (old & LVT_READ_ONLY);
     if (!(l->svr & SVR_ENABLED))
         val |= LVT_MASKED;

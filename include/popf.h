@@ -60,6 +60,9 @@ struct popf_config {
     unsigned cpus;   /* 1 to POPF_CPUS_MAX */
 
     const char *engine; /* "auto", "interp", "bt" or "kvm"; NULL: "auto" */
+    /* What the CPU offers: "host", then what differs ("host,-x2apic"); NULL: "host". See
+     * popf_cpu_features(). */
+    const char *cpu;
     const char
         *entry; /* how the kernel is entered: "auto", "64", "32", "16" or "pvh"; NULL: "auto" */
 
@@ -101,6 +104,12 @@ struct popf_config {
  * them does not exist.
  */
 uint32_t popf_trace_mask(const char *list, struct popf_error *err);
+
+/*
+ * Features that popf_config.cpu can leave out (-NAME) or insist on (+NAME), with blanks between;
+ * vendor=AuthenticAMD or GenuineIntel and phys-bits=N (36 to 52) are understood as well.
+ */
+const char *popf_cpu_features(void);
 
 /* "exits, interrupts, ..." */
 const char *popf_trace_names(void);

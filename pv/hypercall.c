@@ -1,8 +1,8 @@
 #include "pv/hypercall.h"
 
-#define ICR_MODE(icr)  ((icr) >> 8 & 7)
-#define ICR_LOGICAL    BIT(11)
-#define ICR_SHORTHAND  (BIT(18) | BIT(19))
+#define ICR_MODE(icr) ((icr) >> 8 & 7)
+#define ICR_LOGICAL   BIT(11)
+#define ICR_SHORTHAND (BIT(18) | BIT(19))
 
 static s64 send_one(struct lapic_bus *bus, u32 id, u32 icr)
 {

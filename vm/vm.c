@@ -34,7 +34,7 @@ static int copy_config(struct popf *vm, const struct popf_config *cfg, struct er
 {
     vm->cfg = *cfg;
     const char **str[] = {&vm->cfg.kernel, &vm->cfg.initrd, &vm->cfg.cmdline, &vm->cfg.engine,
-                          &vm->cfg.entry};
+                          &vm->cfg.cpu, &vm->cfg.entry};
     int rc = 0;
     for (unsigned i = 0; i < ARRAY_SIZE(str); i++)
         rc |= copy_string(str[i], e);
@@ -88,6 +88,11 @@ static int make_engine(struct popf *vm, struct err *e)
                                   .apic_bus_hz = LAPIC_TIMER_HZ,
                                   .ncpus = vm->cfg.cpus,
                                   .kvm_leaves = true};
+    if (vm->cfg.cpu && cpu_model_parse(&mc, vm->cfg.cpu, e))
+        return -1;
+    if (mc.phys_bits && vm->cfg.memory + GiB > BIT(mc.phys_bits))
+        return err_set(e, "--cpu: phys-bits=%u: too few addresses for so much memory",
+                       mc.phys_bits);
     vm->model = cpu_model_new(&mc, e);
     if (!vm->model)
         return -1;

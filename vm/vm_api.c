@@ -28,6 +28,11 @@ const char *popf_version(void)
     return POPF_VERSION;
 }
 
+const char *popf_cpu_features(void)
+{
+    return cpu_feature_names();
+}
+
 const char *popf_engine(const struct popf *vm)
 {
     return vm->ops->name;

@@ -29,7 +29,7 @@ struct bt {
 
 static void clear_jumps(struct bt_cpu *bt)
 {
-    for (unsigned u = 0; u < 2; u++) {
+    for (unsigned u = 0; u < BT_VIEWS; u++) {
         for (unsigned n = 0; n < bt->nfilled[u]; n++)
             bt->jump[u][bt->filled[u][n]].neg = 1; /* matches no canonical RIP of this slot */
         bt->nfilled[u] = 0;
@@ -71,15 +71,15 @@ static void catch_up(struct cpu *c, struct bt_cpu *bt)
 
 /* --- running --- */
 
-static void remember(struct bt_cpu *bt, unsigned user, u64 rip, u8 *code)
+static void remember(struct bt_cpu *bt, unsigned view, u64 rip, u8 *code)
 {
     u32 slot = rip & (BT_JUMPS - 1);
-    struct bt_jump *j = &bt->jump[user][slot];
+    struct bt_jump *j = &bt->jump[view][slot];
     if (j->neg == -rip && j->code == code)
         return;
-    if (bt->nfilled[user] == BT_JUMPS)
+    if (bt->nfilled[view] == BT_JUMPS)
         clear_jumps(bt);
-    bt->filled[user][bt->nfilled[user]++] = slot;
+    bt->filled[view][bt->nfilled[view]++] = slot;
     *j = (struct bt_jump){.neg = -rip, .code = code};
 }
 
@@ -89,6 +89,25 @@ static void join(struct bt_cpu *bt, const struct bt_link *l, const struct block 
         return;
     emit_patch(l->site, b->code + BT_PROLOGUE);
     bt->joined[bt->njoined++] = l->site;
+}
+
+static bool flat(const struct cpu *c, unsigned seg, bool write)
+{
+    const struct seg *s = &c->seg[seg];
+    return !s->base && s->rd_end >> 32 && (!write || s->wr_end >> 32);
+}
+
+/*
+ * 64-bit code, and 32-bit code with flat segments: translations take base 0 and no limit for
+ * granted. Whatever loads a segment register ends its block and comes by here.
+ */
+static bool translatable(const struct cpu *c)
+{
+    if (likely(c->mode == X86_MODE64))
+        return true;
+    return c->mode == X86_MODE32 && c->seg[SS].attr & SEG_DB && !c->seg[CS].base &&
+           c->seg[CS].limit == 0xffffffff && flat(c, DS, true) && flat(c, ES, true) &&
+           flat(c, SS, true);
 }
 
 /* The block's translation, made when it has come back often enough; NULL: interpret it. */
@@ -122,7 +141,7 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt)
         }
         catch_up(c, bt);
         u64 flushes = bt->interp.flushes;
-        u8 *code = c->mode == X86_MODE64 ? translation(c, bt, b) : NULL;
+        u8 *code = translatable(c) ? translation(c, bt, b) : NULL;
         if (bt->interp.flushes != flushes) { /* b is gone */
             link = NULL;
             continue;
@@ -132,11 +151,11 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt)
             link = NULL;
             continue;
         }
-        unsigned user = c->cpl == 3;
-        remember(bt, user, c->reg[X86_SLOT_RIP], code);
+        unsigned view = (c->cpl == 3) | (c->mode == X86_MODE64) << 1;
+        remember(bt, view, c->reg[X86_SLOT_RIP], code);
         if (bt->njoined < LINKS_MAX)
             join(bt, link, b);
-        c->emitted[BT_JTAB] = (u64)bt->jump[user];
+        c->emitted[BT_JTAB] = (u64)bt->jump[view];
         c->emitted[BT_LINK] = 0;
         bt->entered++;
         bt_enter(c, code);
@@ -241,7 +260,7 @@ static void free_tables(struct bt_cpu *bt)
         munmap(bt->link, LINKS_MAX * sizeof(*bt->link));
     if (bt->joined)
         munmap(bt->joined, LINKS_MAX * sizeof(*bt->joined));
-    for (unsigned u = 0; u < 2; u++) {
+    for (unsigned u = 0; u < BT_VIEWS; u++) {
         if (bt->jump[u])
             munmap(bt->jump[u], BT_JUMPS * sizeof(struct bt_jump));
         if (bt->filled[u])
@@ -259,7 +278,7 @@ static int make_tables(struct bt_cpu *bt, struct err *e)
     bt->link = reserve(LINKS_MAX * sizeof(*bt->link), PROT_READ | PROT_WRITE);
     bt->joined = reserve(LINKS_MAX * sizeof(*bt->joined), PROT_READ | PROT_WRITE);
     bool ok = bt->link && bt->joined;
-    for (unsigned u = 0; u < 2; u++) {
+    for (unsigned u = 0; u < BT_VIEWS; u++) {
         bt->jump[u] = reserve(BT_JUMPS * sizeof(struct bt_jump), PROT_READ | PROT_WRITE);
         bt->filled[u] = reserve(BT_JUMPS * sizeof(u32), PROT_READ | PROT_WRITE);
         ok = ok && bt->jump[u] && bt->filled[u];
@@ -283,8 +302,8 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
         return -1;
     }
     put_stubs(bt);
-    /* An all-zero entry would match RIP 0 in slot 0. */
-    bt->jump[0][0].neg = bt->jump[1][0].neg = 1;
+    for (unsigned u = 0; u < BT_VIEWS; u++)
+        bt->jump[u][0].neg = 1; /* all zero, it would match RIP 0 */
     bt->interp.fpu_gen = cpu_fpu_generation(c);
     c->engine = bt;
     c->emitted[BT_SELF] = (u64)c;

@@ -1,11 +1,11 @@
 /*
- * bt.h - the binary translator: 64-bit guest code is rewritten, block by block, and run as it is.
+ * bt.h - the binary translator: guest code is rewritten, block by block, and run as it is.
  *
  * It stands on the interpreter: blocks are found and decoded by it (interp.h), run by it the first
  * few times, and translated when they come back. Every instruction that is not emitted calls the
  * interpreter's C body; so does every emitted memory access that misses the software TLB: the
- * out-of-line part of an instruction is always "call its body, go on after it". 16- and 32-bit code
- * is interpreted.
+ * out-of-line part of an instruction is always "call its body, go on after it". 16-bit code, and 32-bit
+ * code whose segments are not flat, is interpreted.
  *
  * In emitted code
  *   RAX..R12, RSP and the arithmetic flags of the host are the guest's;
@@ -44,6 +44,9 @@ struct bt_jump {
 #define BT_JUMP_BITS 16
 #define BT_JUMPS     (1u << BT_JUMP_BITS)
 
+/* Who looks up a RIP: CPL 0..2 or 3, in 64- or 32-bit code. */
+#define BT_VIEWS 4
+
 struct bt_cpu {
     struct interp_cpu interp; /* first: the interpreter finds itself in cpu.engine */
     u8 *code, *code_end;      /* emitted code, writable and executable */
@@ -52,9 +55,9 @@ struct bt_cpu {
     unsigned nlinks, links_max;
     u8 **joined; /* sites that have been patched */
     unsigned njoined;
-    struct bt_jump *jump[2]; /* by privilege: CPL 0..2, CPL 3 */
-    u32 *filled[2];          /* which entries are used */
-    unsigned nfilled[2];
+    struct bt_jump *jump[BT_VIEWS];
+    u32 *filled[BT_VIEWS]; /* which entries are used */
+    unsigned nfilled[BT_VIEWS];
     u32 epoch;       /* cpu.map_epoch that the jump tables are for */
     u32 code_epoch;  /* mem.code_epoch that the links are for */
     u64 flushes_seen;

@@ -27,6 +27,8 @@ static void emit_opcode(struct tr *t, unsigned rex, int low)
     if (d->map == 3)
         e8(e, 0x3a);
     unsigned op = d->bytes[d->opcode_at];
+    if (op == 0x82 && !d->map)
+        op = 0x80; /* its alias, gone from 64-bit code */
     e8(e, low < 0 ? op : (op & 0xf8) | (low & 7));
 }
 
@@ -39,6 +41,8 @@ static void emit_imm(struct tr *t)
 
 static void emit_verbatim(struct tr *t)
 {
+    if (t->d.bytes[t->d.opcode_at] == 0x82 && !t->d.map)
+        t->d.bytes[t->d.opcode_at] = 0x80; /* its alias, gone from 64-bit code */
     for (unsigned n = 0; n < t->d.i.len; n++)
         e8(&t->e, t->d.bytes[n]);
 }
@@ -78,6 +82,13 @@ static void copy_registers(struct tr *t)
     const struct x86_decoded *d = &t->d;
     const struct x86_row *row = x86_row(&d->i);
     unsigned g = d->i.reg, rm = d->i.rm;
+    if (t->word == 4 && (d->op == X86_INC || d->op == X86_DEC) && !d->modrm_at) {
+        if (d->i.prefix & X86_PFX_66) /* 40..4f are REX now: FF /0 and /1 instead */
+            e8(&t->e, 0x66);
+        e8(&t->e, 0xff);
+        e8(&t->e, 0xc0 | (d->op == X86_DEC) << 3 | d->i.reg);
+        return;
+    }
     if (!d->modrm_at) { /* register in the opcode, or only implicit ones */
         bool z = bt_has_operand(row, X86_O_Z);
         if (!z || !is_temp(g)) {
@@ -120,8 +131,9 @@ static void copy_memory(struct tr *t)
     const struct x86_decoded *d = &t->d;
     const struct x86_row *row = x86_row(&d->i);
     bt_ea(t);
-    bt_segment(t);
-    bt_lookup(t, d->mem_size, row->attr & X86_MEM_WRITE);
+    bool write = row->attr & X86_MEM_WRITE;
+    bt_segment(t, d->mem_size, write);
+    bt_lookup(t, d->mem_size, write);
     unsigned g = d->i.reg;
     bool g_temp = has_g(t) && is_temp(g);
     unsigned ext = d->bytes[d->modrm_at] >> 3 & 7;
@@ -199,7 +211,7 @@ bool bt_copy(struct tr *t)
                                       d->op != X86_POPCNT))
         return false;
     if (d->i.prefix & X86_PFX_MEM) {
-        if (high_byte(t) || !d->mem_size)
+        if (high_byte(t) || !d->mem_size || d->i.adsize == 2)
             return false;
         copy_memory(t);
         return true;

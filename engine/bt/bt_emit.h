@@ -64,10 +64,11 @@ static inline void emit_store(struct emit *e, unsigned reg, u32 off)
     emit_gs(e, 0x89, reg, off);
 }
 
-/* REX.W OP reg, [base + disp32] */
-static inline void emit_mem(struct emit *e, unsigned op, unsigned reg, unsigned base, s32 disp)
+/* OP reg, [base + disp32]; the register is 4 or 8 bytes wide. */
+static inline void emit_mem_sized(struct emit *e, unsigned size, unsigned op, unsigned reg,
+                                  unsigned base, s32 disp)
 {
-    e8(e, 0x48 | (reg >> 3 & 1) << 2 | (base >> 3 & 1));
+    e8(e, 0x40 | (size & 8) | (reg >> 3 & 1) << 2 | (base >> 3 & 1));
     e8(e, op);
     e8(e, 0x80 | (reg & 7) << 3 | (base & 7));
     if ((base & 7) == 4)
@@ -75,9 +76,22 @@ static inline void emit_mem(struct emit *e, unsigned op, unsigned reg, unsigned 
     e32(e, (u32)disp);
 }
 
+static inline void emit_mem(struct emit *e, unsigned op, unsigned reg, unsigned base, s32 disp)
+{
+    emit_mem_sized(e, 8, op, reg, base, disp);
+}
+
 static inline void emit_lea(struct emit *e, unsigned dst, unsigned base, s32 disp)
 {
     emit_mem(e, 0x8d, dst, base, disp);
+}
+
+/* mov reg32, reg32: clears the upper half. */
+static inline void emit_zero_extend(struct emit *e, unsigned reg)
+{
+    e8(e, 0x40 | (reg >> 3 & 1) << 2 | (reg >> 3 & 1));
+    e8(e, 0x89);
+    e8(e, 0xc0 | (reg & 7) << 3 | (reg & 7));
 }
 
 /* jmp rel32; returns where the displacement is. */

@@ -9,7 +9,7 @@ static void emit_lea_insn(struct tr *t)
     const struct x86_insn *i = &t->op->i;
     bt_ea(t);
     if (i->opsize == 4)
-        e8(&t->e, 0x45), e8(&t->e, 0x89), e8(&t->e, 0xf6); /* mov r14d, r14d */
+        emit_zero_extend(&t->e, T0);
     if (is_temp(i->reg))
         emit_store(&t->e, T0, GS_REG(i->reg));
     else
@@ -18,30 +18,43 @@ static void emit_lea_insn(struct tr *t)
 
 /* --- the stack --- */
 
+/* T0 = host address of the slot under the stack pointer. */
 static void emit_push_lookup(struct tr *t)
 {
-    emit_lea(&t->e, T0, RSP, -8);
-    bt_lookup(t, 8, true);
+    emit_mem_sized(&t->e, t->word, 0x8d, T0, RSP, -t->word);
+    bt_lookup(t, t->word, true);
 }
 
-/* PUSH r64, PUSH imm */
+static void emit_adjust_sp(struct tr *t, unsigned from, s32 by)
+{
+    emit_mem_sized(&t->e, t->word, 0x8d, RSP, from, by);
+}
+
+/* T0 = host address of the slot that `reg` points to. */
+static void emit_pop_lookup(struct tr *t, unsigned reg)
+{
+    emit_mov(&t->e, T0, reg);
+    bt_lookup(t, t->word, false);
+}
+
+/* PUSH reg, PUSH imm */
 static bool emit_push(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
     const struct x86_row *row = x86_row(&d->i);
     bool imm = row->operand[0] == X86_O_I;
-    if (d->i.opsize != 8 || d->i.prefix & X86_PFX_MEM)
+    if (d->i.opsize != t->word || d->i.prefix & X86_PFX_MEM)
         return false;
     unsigned reg = row->operand[0] == X86_O_Z ? d->i.reg : d->i.rm;
     emit_push_lookup(t);
     if (imm) {
-        e8(&t->e, 0x49), e8(&t->e, 0xc7), e8(&t->e, 0x06); /* mov qword [r14], imm32 */
+        e8(&t->e, 0x41 | (t->word & 8)), e8(&t->e, 0xc7), e8(&t->e, 0x06); /* mov [r14], imm32 */
         e32(&t->e, (u32)d->i.imm);
     } else {
         unsigned h = bt_temp(t, reg, T1);
-        emit_mem(&t->e, 0x89, h, T0, 0);
+        emit_mem_sized(&t->e, t->word, 0x89, h, T0, 0);
     }
-    emit_lea(&t->e, RSP, RSP, -8);
+    emit_adjust_sp(t, RSP, -t->word);
     bt_cold_resume(t);
     return true;
 }
@@ -49,30 +62,26 @@ static bool emit_push(struct tr *t)
 static bool emit_pop(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
-    if (d->i.opsize != 8 || d->i.prefix & X86_PFX_MEM)
+    if (d->i.opsize != t->word || d->i.prefix & X86_PFX_MEM)
         return false;
     unsigned reg = x86_row(&d->i)->operand[0] == X86_O_Z ? d->i.reg : d->i.rm;
-    emit_mov(&t->e, T0, RSP);
-    bt_lookup(t, 8, false);
-    emit_lea(&t->e, RSP, RSP, 8);
-    if (is_temp(reg)) {
-        emit_mem(&t->e, 0x8b, T1, T0, 0);
-        emit_store(&t->e, T1, GS_REG(reg));
-    } else {
-        emit_mem(&t->e, 0x8b, reg, T0, 0);
-    }
+    emit_pop_lookup(t, RSP);
+    emit_adjust_sp(t, RSP, t->word);
+    unsigned h = is_temp(reg) ? T1 : reg;
+    emit_mem_sized(&t->e, t->word, 0x8b, h, T0, 0); /* after RSP: POP RSP keeps what was read */
+    if (is_temp(reg))
+        emit_store(&t->e, h, GS_REG(reg));
     bt_cold_resume(t);
     return true;
 }
 
 static bool emit_leave_insn(struct tr *t)
 {
-    if (t->d.i.opsize != 8)
+    if (t->d.i.opsize != t->word)
         return false;
-    emit_mov(&t->e, T0, RBP);
-    bt_lookup(t, 8, false);
-    emit_lea(&t->e, RSP, RBP, 8);
-    emit_mem(&t->e, 0x8b, RBP, T0, 0);
+    emit_pop_lookup(t, RBP);
+    emit_adjust_sp(t, RBP, t->word);
+    emit_mem_sized(&t->e, t->word, 0x8b, RBP, T0, 0);
     bt_cold_resume(t);
     return true;
 }
@@ -118,38 +127,53 @@ static bool emit_jcc_insn(struct tr *t)
     return true;
 }
 
-static bool emit_call(struct tr *t)
+/* Pushes the address of the next instruction. */
+static void emit_push_return(struct tr *t)
 {
     emit_push_lookup(t);
     bt_rip(t, T1, t->next);
-    emit_mem(&t->e, 0x89, T1, T0, 0);
-    emit_lea(&t->e, RSP, RSP, -8);
+    emit_mem_sized(&t->e, t->word, 0x89, T1, T0, 0);
+}
+
+static bool emit_call(struct tr *t)
+{
+    emit_push_return(t);
+    emit_adjust_sp(t, RSP, -t->word);
     bt_exit(t, branch_offset(t));
     return true;
 }
 
 static bool emit_ret(struct tr *t)
 {
-    emit_mov(&t->e, T0, RSP);
-    bt_lookup(t, 8, false);
-    emit_mem(&t->e, 0x8b, T0, T0, 0);
-    emit_lea(&t->e, RSP, RSP, 8 + (s32)(u16)t->op->i.imm);
+    emit_pop_lookup(t, RSP);
+    emit_mem_sized(&t->e, t->word, 0x8b, T0, T0, 0);
+    emit_adjust_sp(t, RSP, t->word + (s32)(u16)t->op->i.imm);
     emit_goto_t0(t);
     return true;
+}
+
+/* T0 = the branch target in a register. */
+static void emit_target_reg(struct tr *t)
+{
+    unsigned rm = t->op->i.rm;
+    if (is_temp(rm))
+        emit_load(&t->e, T0, GS_REG(rm));
+    else
+        emit_mov(&t->e, T0, rm);
 }
 
 static bool emit_jmp_ind(struct tr *t)
 {
     const struct x86_insn *i = &t->op->i;
     if (i->prefix & X86_PFX_MEM) {
+        if (i->adsize == 2)
+            return false;
         bt_ea(t);
-        bt_segment(t);
-        bt_lookup(t, 8, false);
-        emit_mem(&t->e, 0x8b, T0, T0, 0);
-    } else if (is_temp(i->rm)) {
-        emit_load(&t->e, T0, GS_REG(i->rm));
+        bt_segment(t, t->word, false);
+        bt_lookup(t, t->word, false);
+        emit_mem_sized(&t->e, t->word, 0x8b, T0, T0, 0);
     } else {
-        emit_mov(&t->e, T0, i->rm);
+        emit_target_reg(t);
     }
     emit_goto_t0(t);
     return true;
@@ -157,26 +181,42 @@ static bool emit_jmp_ind(struct tr *t)
 
 static bool emit_call_ind(struct tr *t)
 {
-    const struct x86_insn *i = &t->op->i;
-    if (i->prefix & X86_PFX_MEM)
+    if (t->op->i.prefix & X86_PFX_MEM)
         return false;
-    emit_push_lookup(t);
-    bt_rip(t, T1, t->next);
-    emit_mem(&t->e, 0x89, T1, T0, 0);
-    if (is_temp(i->rm))
-        emit_load(&t->e, T0, GS_REG(i->rm));
-    else
-        emit_mov(&t->e, T0, i->rm);
-    emit_lea(&t->e, RSP, RSP, -8);
+    emit_push_return(t);
+    emit_target_reg(t);
+    emit_adjust_sp(t, RSP, -t->word);
     emit_goto_t0(t);
     return true;
+}
+
+/* A near branch of the usual width; others are left to their bodies. */
+static bool emit_branch(struct tr *t)
+{
+    if (t->d.i.opsize != t->word)
+        return false;
+    switch (t->d.op) {
+    case X86_JMP_NEAR:
+        bt_exit(t, branch_offset(t));
+        return true;
+    case X86_CALL_NEAR:
+        return emit_call(t);
+    case X86_RET_NEAR:
+        return emit_ret(t);
+    case X86_JMP_NEAR_IND:
+        return emit_jmp_ind(t);
+    case X86_CALL_NEAR_IND:
+        return emit_call_ind(t);
+    default:
+        return emit_jcc_insn(t);
+    }
 }
 
 bool bt_flow(struct tr *t)
 {
     switch (t->d.op) {
     case X86_LEA:
-        if (t->d.i.opsize == 2)
+        if (t->d.i.opsize == 2 || t->d.i.adsize == 2)
             return false;
         emit_lea_insn(t);
         return true;
@@ -190,20 +230,13 @@ bool bt_flow(struct tr *t)
     case X86_LEAVE:
         return emit_leave_insn(t);
     case X86_JMP_NEAR:
-        bt_exit(t, branch_offset(t));
-        return t->ended = true;
     case X86_JO ... X86_JNLE:
-        return t->ended = emit_jcc_insn(t);
     case X86_CALL_NEAR:
-        return t->ended = emit_call(t);
     case X86_RET_NEAR:
-        return t->ended = emit_ret(t);
     case X86_JMP_NEAR_IND:
-        return t->ended = emit_jmp_ind(t);
     case X86_CALL_NEAR_IND:
-        return t->ended = emit_call_ind(t);
+        return t->ended = emit_branch(t);
     default:
         return false;
     }
 }
-

@@ -37,10 +37,16 @@ static struct cold *cold_for(struct tr *t)
     return k;
 }
 
-void bt_cold_jump(struct tr *t)
+void bt_cold_jump_cc(struct tr *t, unsigned cc)
 {
     struct cold *k = cold_for(t);
-    k->site[k->nsites++] = emit_jcc(&t->e, JNZ, t->e.p);
+    assert(k->nsites < ARRAY_SIZE(k->site));
+    k->site[k->nsites++] = emit_jcc(&t->e, cc, t->e.p);
+}
+
+void bt_cold_jump(struct tr *t)
+{
+    bt_cold_jump_cc(t, JNZ);
 }
 
 /* The instruction is done: its out-of-line part comes back here. */
@@ -95,6 +101,8 @@ void bt_rip(struct tr *t, unsigned dst, s64 offset)
 {
     emit_load(&t->e, dst, GS_WORD(BT_VBASE));
     emit_lea(&t->e, dst, dst, (s32)offset);
+    if (t->word == 4)
+        emit_zero_extend(&t->e, dst);
 }
 
 /* lea T0, [base + index * scale + disp] */
@@ -130,16 +138,43 @@ void bt_ea(struct tr *t)
         e8(e, 0x49), e8(e, 0xc7), e8(e, 0xc6), e32(e, (u32)i->disp); /* mov r14, disp32 */
     }
     if (i->adsize == 4)
-        e8(e, 0x45), e8(e, 0x89), e8(e, 0xf6); /* mov r14d, r14d */
+        emit_zero_extend(e, T0);
 }
 
-void bt_segment(struct tr *t)
+/* In 32-bit code translations are entered only while CS, DS, ES and SS are flat (bt.c). */
+static bool is_flat(const struct tr *t)
 {
-    const struct x86_insn *i = &t->op->i;
-    if (i->seg == X86_SEG_FLAT)
-        return;
-    emit_load(&t->e, T1, offsetof(struct cpu, seg) + i->seg * sizeof(struct seg) +
-                             offsetof(struct seg, base));
-    bt_lea_sib(t, T0, T1, 0, 0);
+    unsigned seg = t->op->i.seg;
+    return seg == X86_SEG_FLAT || (t->word == 4 && seg < FS);
 }
 
+static u32 seg_field(const struct tr *t, u32 field)
+{
+    return offsetof(struct cpu, seg) + t->op->i.seg * sizeof(struct seg) + field;
+}
+
+/* FS and GS of 32-bit code: the body has its say on whatever is beyond the quick limit. */
+static void emit_limit_check(struct tr *t, unsigned size, bool write)
+{
+    struct emit *e = &t->e;
+    if (t->flags_live)
+        bt_save_flags(t);
+    emit_lea(e, T2, T0, (s32)size);
+    emit_gs(e, 0x3b, T2,
+            seg_field(t, write ? offsetof(struct seg, wr_end) : offsetof(struct seg, rd_end)));
+    bt_cold_jump_cc(t, 7); /* above */
+    if (t->flags_live)
+        bt_restore_flags(t);
+}
+
+void bt_segment(struct tr *t, unsigned size, bool write)
+{
+    if (is_flat(t))
+        return;
+    if (t->word == 4)
+        emit_limit_check(t, size, write);
+    emit_load(&t->e, T1, seg_field(t, offsetof(struct seg, base)));
+    bt_lea_sib(t, T0, T1, 0, 0);
+    if (t->word == 4)
+        emit_zero_extend(&t->e, T0);
+}

@@ -20,7 +20,7 @@
 
 /* An out-of-line part: calls the body of an op, then goes on at `resume`. */
 struct cold {
-    u8 *site[3]; /* rel32s of the jumps that come here */
+    u8 *site[5]; /* rel32s of the jumps that come here */
     unsigned nsites;
     const struct op *op;
     u8 *resume;
@@ -42,6 +42,7 @@ struct tr {
     unsigned ncold;
     u32 live[BLOCK_OPS_MAX]; /* flags live before each instruction */
     bool ended;
+    u8 word; /* bytes of a stack slot and of a branch target: 8, or 4 in 32-bit code */
 };
 
 static inline bool is_temp(unsigned reg)
@@ -57,13 +58,15 @@ void bt_restore_flags(struct tr *t);
 
 /* JNZ to the current instruction's out-of-line part: nothing of the guest's may have changed yet. */
 void bt_cold_jump(struct tr *t);
+void bt_cold_jump_cc(struct tr *t, unsigned cc); /* on another condition */
 /* The instruction is done: its out-of-line part, if there is one, comes back here. */
 void bt_cold_resume(struct tr *t);
 
 /* T0 = effective address of the ModRM operand, without segment base. Keeps the flags. Uses T1. */
 void bt_ea(struct tr *t);
-/* T0 += the operand's segment base. Keeps the flags. Uses T1. */
-void bt_segment(struct tr *t);
+/* T0 += the operand's segment base, within its limit, for an access of `size` bytes. Keeps the flags
+ * if they matter. Uses T1 and T2. */
+void bt_segment(struct tr *t, unsigned size, bool write);
 /*
  * T0 = linear address of `size` bytes -> host address, or off to the body. Leaves T1 and T2 free,
  * and the flags as they were if they matter.

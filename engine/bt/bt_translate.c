@@ -111,7 +111,8 @@ u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     if (bt->code_end - bt->at < 64 * 1024)
         return NULL;
     u8 *entry = bt->at;
-    struct tr t = {.e.p = entry, .start = entry, .c = c, .bt = bt, .b = b, .next = b->gpa & PAGE_MASK};
+    struct tr t = {.e.p = entry, .start = entry, .c = c, .bt = bt, .b = b, .next = b->gpa & PAGE_MASK,
+                   .word = b->mode == X86_MODE64 ? 8 : 4};
     const u8 *code = mem_ptr(c->mem, b->gpa), *end = code + PAGE_SIZE - t.next;
     find_live(&t);
     emit_prologue(&t);
@@ -120,7 +121,7 @@ u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
         t.op = &b->op[n];
         bool last = n + 1 == b->nops;
         if (!t.op->i.len ||
-            x86_decode(code, (unsigned)(end - code), X86_MODE64, &t.d) != X86_OK ||
+            x86_decode(code, (unsigned)(end - code), b->mode, &t.d) != X86_OK ||
             t.d.i.len != t.op->i.len) {
             emit_body(&t, true); /* raises an exception */
             break;

@@ -53,6 +53,10 @@ static bool ends_block(const struct x86_decoded *d, cpu_insn_fn *fn)
     case X86_MOV_TO_SREG:
     case X86_POP_SREG:
     case X86_LSS:
+    case X86_LDS:
+    case X86_LES:
+    case X86_LFS:
+    case X86_LGS:
     case X86_HLT:
     case X86_PAUSE:
     case X86_IN: /* time has passed: a device may have raised an interrupt */

@@ -37,7 +37,7 @@ static void mmio_write(struct cpu *c, gpa_t gpa, unsigned size, u64 val)
 static int msr_read(struct cpu *c, u32 msr, u64 *val)
 {
     note(c, 'R', msr, 0, 0);
-    *val = 0x1234;
+    *val = 0x1234 | fake_of(c)->apic_base;
     return msr == MSR_IA32_APIC_BASE ? 0 : -1;
 }
 
@@ -114,9 +114,9 @@ void cpu_cpuid(const struct cpu *c, u32 leaf, u32 subleaf, u32 out[4])
     if (leaf == 0)
         out[1] = f->amd ? 0x68747541 : 0x756e6547;
     else if (leaf == 1)
-        out[0] = 0x000806f8;
+        out[0] = 0x000806f8, out[3] = 1u << 9;
     else if (leaf == 7)
-        out[3] = f->leaf7_edx;
+        out[1] = 1u << 1, out[3] = f->leaf7_edx;
     else if (leaf == 0x80000001)
         out[3] = f->no_1g ? 0 : 1u << 26;
     else if (leaf == 0x80000008)

@@ -28,6 +28,7 @@ struct fake {
     unsigned nlog;
     u64 mmio_value;
     u64 cr8;
+    u64 apic_base; /* or'ed to what IA32_APIC_BASE reads as */
 
     /* the model */
     unsigned phys_bits;

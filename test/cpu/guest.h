@@ -184,13 +184,15 @@ static inline void fill_gdt(struct guest *g)
     set_desc(g, SEL_NOCODE, make_desc(0, 0xfffff, 0x1a, 0xc));
 }
 
-static inline struct guest *guest_new(void)
+/* cpu: as cpu_model_parse() has it. */
+static inline struct guest *guest_new_cpu(const char *cpu)
 {
     struct err e = {{0}};
     struct guest *g = calloc(1, sizeof(*g));
-    const struct cpu_model_config cfg = {
+    struct cpu_model_config cfg = {
         .tsc_hz = 1000000000, .apic_bus_hz = 1000000000, .ncpus = 1};
     assert_non_null(g);
+    assert_int_equal(cpu_model_parse(&cfg, cpu, &e), 0);
     assert_int_equal(mem_init(&g->m, &e), 0);
     assert_int_equal(mem_add_ram(&g->m, 0, 1 * MiB, false, &e), 0);
     g->model = cpu_model_new(&cfg, &e);
@@ -199,6 +201,11 @@ static inline struct guest *guest_new(void)
     assert_non_null(g->c);
     fill_gdt(g);
     return g;
+}
+
+static inline struct guest *guest_new(void)
+{
+    return guest_new_cpu("host");
 }
 
 static inline void guest_free(struct guest *g)

@@ -7,6 +7,8 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "fpu_rig.h"
 
@@ -258,6 +260,77 @@ static void test_features(void **state)
     assert_null(cpu_model_new(&cfg, &err));
 }
 
+static struct cpu_model_config parsed(const char *text)
+{
+    struct cpu_model_config cfg = config;
+    struct err err;
+    assert_int_equal(cpu_model_parse(&cfg, text, &err), 0);
+    return cfg;
+}
+
+static void test_asked_for(void **state)
+{
+    struct rig r;
+    struct cpu_model_config cfg = parsed("host,-x2apic,-pcid,-xsave,-nx,-kvm,phys-bits=40");
+    start(&r, &cfg);
+    assert_false(bit(&r, 1, 0, ECX, 21) || bit(&r, 1, 0, ECX, 17) || bit(&r, 1, 0, ECX, 26));
+    assert_false(bit(&r, 1, 0, ECX, 28) || bit(&r, 7, 0, EBX, 5)); /* AVX goes with XSAVE */
+    assert_false(cpu_has(r.c, X86_F_XSAVE) || cpu_has(r.c, X86_F_XSAVEC));
+    assert_false(cpu_cr4_valid(r.c) & (CR4_PCIDE | CR4_OSXSAVE) || cpu_efer_valid(r.c) & EFER_NXE);
+    assert_int_equal(cpu_phys_bits(r.c), 40);
+    assert_int_not_equal(leaf(&r, 0x40000000, 0, EBX), 0x4b4d564b);
+    rig_free(&r);
+
+    cfg = parsed("-sse4_1,-tsc_deadline,+sse4.1");
+    start(&r, &cfg);
+    assert_true(bit(&r, 1, 0, ECX, 19) && !bit(&r, 1, 0, ECX, 24));
+    rig_free(&r);
+
+    struct err err;
+    cfg = parsed("-avx,+avx2");
+    assert_null(cpu_model_new(&cfg, &err));
+    static const char *const wrong[] = {"",        "x2apic",       "-",           "+nosuch",
+                                        "host,",   "vendor=Cyrix", "phys-bits=",  "phys-bits=35",
+                                        "-x2apic ", "phys-bits=53", "phys-bits=4x", "vendor"};
+    for (unsigned n = 0; n < ARRAY_SIZE(wrong); n++)
+        if (!cpu_model_parse(&cfg, wrong[n], &err))
+            fail_msg("\"%s\" was taken", wrong[n]);
+}
+
+static void test_vendors(void **state)
+{
+    struct rig r;
+    struct cpu_model_config cfg = parsed("vendor=AuthenticAMD");
+    start(&r, &cfg);
+    assert_int_equal(leaf(&r, 0, 0, EBX), 0x68747541);
+    assert_int_equal(leaf(&r, 0, 0, ECX), 0x444d4163);
+    assert_true(cpu_model_is_amd(r.model));
+    assert_int_equal(leaf(&r, 0x80000000, 0, EBX), 0x68747541);
+    assert_int_equal(leaf(&r, 7, 0, EDX) >> 29 & 1, 0); /* no ARCH_CAPABILITIES */
+    rig_free(&r);
+    cfg = parsed("vendor=GenuineIntel");
+    start(&r, &cfg);
+    assert_string_equal(cpu_model_vendor(r.model), "GenuineIntel");
+    assert_false(cpu_model_is_amd(r.model));
+    rig_free(&r);
+}
+
+/* Each name of the list is one, and is found. */
+static void test_feature_names(void **state)
+{
+    const char *p = cpu_feature_names();
+    for (unsigned n = 0; cpu_feature_at(n); n++) {
+        const char *name = cpu_feature_at(n)->name;
+        assert_memory_equal(p, name, strlen(name));
+        p += strlen(name) + 1;
+        char text[40];
+        snprintf(text, sizeof text, "-%s", name);
+        struct cpu_model_config cfg = parsed(text);
+        assert_true(cfg.off[n / 64] == BIT(n % 64));
+    }
+    assert_int_equal(p[-1], 0);
+}
+
 int main(void)
 {
     cmocka_set_message_output(CM_OUTPUT_TAP);
@@ -266,7 +339,8 @@ int main(void)
         cmocka_unit_test(test_xsave_sizes), cmocka_unit_test(test_topology),
         cmocka_unit_test(test_frequencies), cmocka_unit_test(test_ranges),
         cmocka_unit_test(test_registers),   cmocka_unit_test(test_cut_down),
-        cmocka_unit_test(test_features),
+        cmocka_unit_test(test_features),    cmocka_unit_test(test_asked_for),
+        cmocka_unit_test(test_vendors),     cmocka_unit_test(test_feature_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

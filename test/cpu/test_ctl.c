@@ -508,6 +508,12 @@ static void test_hlt_cpuid(void **state)
     c->reg[RAX] = 0xffffffff00000001;
     run(&f, insn_cpuid, (struct x86_insn){0});
     assert_int_equal(c->reg[RAX], 0x806f8);
+    assert_false(c->reg[RDX] & BIT(9)); /* the APIC is off */
+    f.apic_base = BIT(11);
+    c->reg[RAX] = 1;
+    run(&f, insn_cpuid, (struct x86_insn){0});
+    assert_true(c->reg[RDX] & BIT(9));
+    f.nlog = 0;
     run(&f, insn_hlt, (struct x86_insn){0});
     assert_int_equal(c->activity, CPU_HALTED);
     /* CLFLUSH is checked as a read, and reads no device. */

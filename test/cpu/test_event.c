@@ -453,6 +453,33 @@ static void test_priorities(void **state)
     guest_free(g);
 }
 
+/* A CPU that has not looked yet remembers two; while the handler runs one more is latched. */
+static void test_nmis_in_a_row(void **state)
+{
+    struct guest *g = guest_new();
+    struct cpu *c = g->c;
+    enter_protected(g, 0);
+    set_gate(g, EXC_NMI, SEL_CODE0, 0x6200, 0x8e, 0);
+    for (unsigned n = 0; n < 3; n++)
+        cpu_nmi_raise(c);
+    serve(g);
+    assert_int_equal(c->reg[X86_SLOT_RIP], 0x6200);
+    for (unsigned n = 0; n < 3; n++)
+        cpu_nmi_raise(c);
+    for (unsigned handlers = 2; handlers; handlers--) {
+        assert_false(execute(g, insn_iret, (struct x86_insn){.opsize = 4}));
+        assert_false(c->nmi_blocked);
+        serve(g);
+        assert_int_equal(c->nmi_blocked, handlers == 2);
+    }
+    assert_false(cpu_nmi_take(c));
+    cpu_nmi_raise(c);
+    cpu_nmi_raise(c);
+    assert_true(cpu_nmi_take(c));
+    assert_false(cpu_nmi_take(c));
+    guest_free(g);
+}
+
 static void test_shadows_and_if(void **state)
 {
     struct guest *g = guest_new();
@@ -529,6 +556,24 @@ static void test_wake(void **state)
 static void check_code_bp(struct cpu *c)
 {
     cpu_check_code_breakpoint(c, AT_CODE);
+}
+
+/* Right after MOV SS Intel's processors pass over it. */
+static void test_breakpoint_after_mov_ss(void **state)
+{
+    static const char *const cpus[] = {"vendor=GenuineIntel", "vendor=AuthenticAMD"};
+    for (unsigned amd = 0; amd < 2; amd++) {
+        struct guest *g = guest_new_cpu(cpus[amd]);
+        struct cpu *c = g->c;
+        enter_protected(g, 0);
+        c->dr[0] = AT_CODE;
+        c->dr[7] = DR7_FIXED | 2;
+        c->shadow_ss = true;
+        assert_int_equal(attempt(g, check_code_bp), amd);
+        c->shadow_ss = false;
+        assert_true(attempt(g, check_code_bp));
+        guest_free(g);
+    }
 }
 
 static void test_breakpoints(void **state)
@@ -640,6 +685,8 @@ int main(void)
         cmocka_unit_test(test_shadows_and_if),
         cmocka_unit_test(test_wake),
         cmocka_unit_test(test_breakpoints),
+        cmocka_unit_test(test_breakpoint_after_mov_ss),
+        cmocka_unit_test(test_nmis_in_a_row),
         cmocka_unit_test(test_traps_and_mov_ss),
         cmocka_unit_test(test_int1_and_steps),
     };

@@ -447,6 +447,67 @@ static void test_syscall(void **state)
     guest_free(g);
 }
 
+/* AMD's have it in 32-bit code too, with rules of its own outside long mode. */
+static void test_syscall_amd(void **state)
+{
+    struct guest *g = guest_new_cpu("vendor=AuthenticAMD");
+    struct cpu *c = g->c;
+    enter_protected(g, 3);
+    c->star = (u64)0x1b << 48 | (u64)SEL_CODE0 << 32 | 0x12345678;
+    assert_true(execute(g, insn_syscall, (struct x86_insn){0}));
+    assert_threw(g, EXC_UD, 0);
+    c->efer |= EFER_SCE;
+    cpu_set_flags(c, FLAG_IF | FLAG_CF);
+    assert_false(execute(g, insn_syscall, (struct x86_insn){0}));
+    assert_int_equal(c->reg[RCX], AT_CODE + 2);
+    assert_int_equal(c->reg[X86_SLOT_RIP], 0x12345678);
+    assert_int_equal(cpu_flags(c), FLAG_CF | FLAG_ONE);
+    assert_int_equal(c->cpl, 0);
+    assert_int_equal(c->seg[CS].attr, 0xc09b);
+    assert_false(execute(g, insn_sysret, (struct x86_insn){.opsize = 4}));
+    assert_int_equal(c->cpl, 3);
+    assert_int_equal(c->seg[CS].sel, 0x1b);
+    assert_int_equal(c->seg[CS].attr, 0xc0fb);
+    assert_int_equal(cpu_flags(c), FLAG_IF | FLAG_CF | FLAG_ONE);
+    assert_true(execute(g, insn_sysret, (struct x86_insn){.opsize = 4}));
+    assert_threw(g, EXC_GP, 0);
+    guest_free(g);
+
+    g = guest_new_cpu("vendor=AuthenticAMD");
+    c = g->c;
+    enter_long(g, 3);
+    c->sysenter_cs = SEL_CODE64;
+    assert_true(execute(g, insn_sysenter, (struct x86_insn){0}));
+    assert_threw(g, EXC_UD, 0);
+    c->star = (u64)SEL_CODE64 << 32;
+    c->cstar = 0xffffffff81000000;
+    c->seg[CS].attr = (c->seg[CS].attr & ~SEG_L) | SEG_DB;
+    cpu_update_mode(c);
+    assert_int_equal(c->mode, X86_MODE32);
+    assert_false(execute(g, insn_syscall, (struct x86_insn){0}));
+    assert_int_equal(c->reg[X86_SLOT_RIP], 0xffffffff81000000);
+    assert_int_equal(c->mode, X86_MODE64);
+    guest_free(g);
+}
+
+/* A selector that becomes null on the way out leaves the base alone. */
+static void test_iret_keeps_bases(void **state)
+{
+    struct guest *g = guest_new();
+    struct cpu *c = g->c;
+    enter_long(g, 0);
+    cpu_load_seg(c, GS, SEL_DATA0);
+    c->seg[GS].base = 0xffff888012345000;
+    put_slots(g, c->reg[RSP], 8,
+              (const u64[]){AT_CODE, SEL_CODE64_3, FLAG_IF, AT_STACK3, SEL_DATA3}, 5);
+    assert_false(execute(g, insn_iret, (struct x86_insn){.opsize = 8}));
+    assert_int_equal(c->cpl, 3);
+    assert_int_equal(c->seg[GS].sel, 0);
+    assert_true(c->seg[GS].attr & SEG_UNUSABLE);
+    assert_true(c->seg[GS].base == 0xffff888012345000);
+    guest_free(g);
+}
+
 /* A single step is reported by TF as SYSCALL and SYSRET leave it. */
 static void test_syscall_steps(void **state)
 {
@@ -632,6 +693,7 @@ int main(void)
         cmocka_unit_test(test_bad_gates),   cmocka_unit_test(test_gate64),
         cmocka_unit_test(test_iret),        cmocka_unit_test(test_iret_real),
         cmocka_unit_test(test_iret_to_v86), cmocka_unit_test(test_iret_in_v86),
+        cmocka_unit_test(test_syscall_amd), cmocka_unit_test(test_iret_keeps_bases),
         cmocka_unit_test(test_syscall),     cmocka_unit_test(test_syscall_steps),
         cmocka_unit_test(test_sysenter),    cmocka_unit_test(test_popf),
         cmocka_unit_test(test_pushf),       cmocka_unit_test(test_cli_sti),

@@ -89,7 +89,7 @@ static void test_crossing_faults(void **state)
     fake_free(&f);
 }
 
-/* From the last byte of 4 GiB on to address 0. The segment check does not let this through. */
+/* From the last byte of 4 GiB on to address 0; a segment of all 4 GiB lets it. */
 static void test_wrap(void **state)
 {
     struct fake f;
@@ -98,6 +98,9 @@ static void test_wrap(void **state)
     cpu_write_slow(f.c, 0xfffffffe, &v, 4);
     assert_int_equal(*(u16_any *)ram(&f, 0x3ffffe), 0x2211);
     assert_int_equal(*(u16 *)ram(&f, 0), 0x4433);
+    assert_int_equal(cpu_ld32(f.c, DS, 0xfffffffe), v);
+    f.c->seg[DS].limit = f.c->seg[SS].limit = 0xfffffffe;
+    cpu_update_mode(f.c);
     assert_int_equal(TRY(f.c, cpu_ld32(f.c, DS, 0xfffffffe)), EXC_GP);
     assert_int_equal(TRY(f.c, cpu_ld32(f.c, SS, 0xfffffffe)), EXC_SS);
     fake_free(&f);

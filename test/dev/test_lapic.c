@@ -673,6 +673,14 @@ static void test_timer_one_shot(void **state)
     /* Spent, it stays at zero when it is made periodic. */
     wr(r, 0, TIMER, PERIODIC | 0xee);
     assert_int_equal(rd(r, 0, TMCCT), 0);
+    /* Nor does it begin anew if nobody has come to run the clock since: it has fired, as it was. */
+    wr(r, 0, TIMER, 0xee);
+    wr(r, 0, TMICT, 5000);
+    r->now += 5001;
+    wr(r, 0, TIMER, PERIODIC | 0xef);
+    assert_int_equal(rd(r, 0, TMCCT), 0);
+    assert_int_equal(takers(r, 0xee), 1);
+    assert_int_equal(clock_next(&r->clock), CLOCK_NEVER);
     /* The divider: by 2 after reset, by 128 at most; the count goes on where it was. */
     wr(r, 0, TIMER, 0xee);
     wr(r, 0, TDCR, 0);

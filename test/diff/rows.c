@@ -130,9 +130,45 @@ bool row_partial_mem(unsigned row)
     case X86_FXSAVE:
     case X86_FNSAVE:
     case X86_FNSTENV:
+    case X86_FBSTP:
         return true;
+    case X86_FSTP: /* m80 */
+        return x86_rows[row].width[0] == 10;
     default:
         return false;
+    }
+}
+
+bool row_partial_fpu(unsigned row)
+{
+    const struct x86_row *r = &x86_rows[row];
+    /* MMX stores: the change from x87 to MMX has happened. VCVTPS2PH: MXCSR (SDM vol. 2C). */
+    return (r->attr & X86_MMX && r->attr & X86_MEM_WRITE) || r->op == X86_MASKMOVQ ||
+           r->op == X86_VCVTPS2PH;
+}
+
+bool row_faults_at_will(unsigned row)
+{
+    u16 op = x86_rows[row].op;
+    return op == X86_MASKMOVQ || op == X86_MASKMOVDQU || op == X86_VMASKMOVDQU;
+}
+
+bool row_loose_cr2(unsigned row)
+{
+    const struct x86_row *r = &x86_rows[row];
+    switch (r->op) {
+    case X86_VMASKMOVPS:
+    case X86_VMASKMOVPD:
+    case X86_VPMASKMOVD:
+    case X86_VPMASKMOVQ:
+    case X86_FXRSTOR:
+    case X86_FLDENV:
+    case X86_FNSTENV:
+    case X86_FRSTOR:
+    case X86_FNSAVE:
+        return true;
+    default:
+        return x86_encs[row].evex & K && r->attr & X86_MEM_WRITE;
     }
 }
 

@@ -27,6 +27,14 @@ u32 row_loose_flags(unsigned row);
 /* When they fault processors have already changed some registers, or memory. */
 bool row_partial_regs(unsigned row);
 bool row_partial_mem(unsigned row);
+bool row_partial_fpu(unsigned row);
+
+/* May fault though its mask is zero (SDM vol. 2B, MASKMOVDQU). */
+bool row_faults_at_will(unsigned row);
+
+/* CR2 names another byte of the operand: of a masked store the last one written, of an environment
+ * its last. */
+bool row_loose_cr2(unsigned row);
 
 /* "ADD (0F 00 /0)" */
 const char *row_name(unsigned row, char *buf, unsigned size);

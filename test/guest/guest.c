@@ -268,12 +268,25 @@ void load_tr(void)
     __asm__ volatile("ltr %w0" : : "r"(SEL_TSS) : "memory");
 }
 
-static void load_tables(void)
+void load_gdt_idt(void)
 {
     struct {
         u16 limit;
         word base;
     } __attribute__((packed)) g = {sizeof(gdt) - 1, (word)gdt}, i = {sizeof(idt) - 1, (word)idt};
+    __asm__ volatile("lgdt %0; lidt %1" : : "m"(g), "m"(i) : "memory");
+#if IS64
+    __asm__ volatile("pushq %0; lea 1f(%%rip), %%rax; push %%rax; lretq; 1:"
+                     : : "i"(SEL_CODE0) : "rax", "memory");
+#else
+    __asm__ volatile("ljmp %0, $1f; 1:" : : "i"(SEL_CODE0) : "memory");
+#endif
+    __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss; mov %0, %%fs; mov %0, %%gs"
+                     : : "r"(SEL_DATA0));
+}
+
+static void load_tables(void)
+{
     const u32 flat = 0xfffff, big = ATTR_G | ATTR_DB;
     gdt[1] = make_desc(0, flat, ATTR_CODE | ATTR_G | (IS64 ? ATTR_L : ATTR_DB));
     gdt[2] = make_desc(0, flat, ATTR_DATA | big);
@@ -283,18 +296,13 @@ static void load_tables(void)
     gdt[7] = make_desc(0, flat, ATTR_CODE | big);
     for (unsigned v = 0; v < 256; v++)
         reset_gate(v);
-    __asm__ volatile("lgdt %0; lidt %1" : : "m"(g), "m"(i) : "memory");
+    load_gdt_idt();
 #if IS64
-    __asm__ volatile("pushq %0; lea 1f(%%rip), %%rax; push %%rax; lretq; 1:"
-                     : : "i"(SEL_CODE0) : "rax", "memory");
     tss.sp[0] = (word)kernel_stack_top;
 #else
-    __asm__ volatile("ljmp %0, $1f; 1:" : : "i"(SEL_CODE0) : "memory");
     tss.esp0 = (word)kernel_stack_top;
     tss.ss0 = SEL_DATA0;
 #endif
-    __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss; mov %0, %%fs; mov %0, %%gs"
-                     : : "r"(SEL_DATA0));
     tss.iomap = offsetof(struct tss, bitmap);
     memset(tss.bitmap, 0xff, sizeof(tss.bitmap));
     load_tr();

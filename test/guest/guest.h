@@ -224,6 +224,7 @@ struct tss {
 } __attribute__((packed));
 #endif
 extern struct tss tss;
+void load_gdt_idt(void); /* and the kernel's segments; for processors that come later */
 void load_tr(void); /* sets the descriptor up anew and loads it */
 
 /* --- instructions --- */
