@@ -159,7 +159,8 @@ struct cpu {
     u32 x87_last;
     u16 x87_seg;       /* segment of its memory operand + 1, 0: none since */
     u64 x87_page;      /* RIP of its page */
-    u64 x87_dp;        /* offset of the last memory operand */
+    u64 x87_dp;        /* offset of its memory operand */
+    u64 x87_ea;        /* of an operand that may turn out not to be there */
     const struct x86_insn *insn; /* being executed; NULL between instructions */
     void *unwind[5]; /* __builtin_setjmp buffer of the engine's loop */
 

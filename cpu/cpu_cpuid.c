@@ -481,8 +481,10 @@ static int check_wanted(struct cpu_model *m, struct err *e)
         struct cpu_cpuid_entry *entry = find(m, f->leaf, f->subleaf);
         bool there = entry && *entry_reg(entry, f->reg) >> f->bit & 1;
         if (listed(m->cfg.on, n) && !there)
-            return err_set(e, "--cpu: +%s: this host does not offer it, or something that it needs "
-                              "has been left out", f->name);
+            return err_set(e,
+                           "--cpu: +%s: this host does not offer it, or something that it needs "
+                           "has been left out",
+                           f->name);
     }
     return 0;
 }

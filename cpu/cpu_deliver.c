@@ -22,13 +22,14 @@ static bool is_fault(const struct cpu_exc *e)
 }
 
 /* EFLAGS as they are pushed: RF is set by faults, so that the instruction's code breakpoint does
- * not come again (SDM vol. 3B, 17.3.1.1). */
+ * not come again (SDM vol. 3B, 17.3.1.1); a trap or interrupt finds it set in the middle of a
+ * repeated string instruction only. */
 static u32 saved_flags(const struct cpu *c, const struct cpu_exc *e)
 {
     u32 fl = cpu_flags(c);
     if (is_fault(e))
         fl |= FLAG_RF;
-    else if (!e->ext)
+    else if (e->soft)
         fl &= ~FLAG_RF;
     return fl;
 }

@@ -88,11 +88,20 @@ void cpu_fpu_probe_write(struct cpu *c, unsigned seg, u64 ea, unsigned size)
         n = (unsigned)min_u64(size - at, PAGE_SIZE - (la & PAGE_MASK));
         cpu_la(c, seg, ea + at, n, true);
         if (cpu_tlb_at(c, la)->wr != (la & ~PAGE_MASK))
-            cpu_ptr_slow(c, la, n < 64 ? n : 64, true);
+            cpu_ptr_slow(c, la, 1, true); /* alignment does not matter */
     }
 }
 
 /* --- plain instructions --- */
+
+/* SDM vol. 3A, table 6-7; before the page is looked at. */
+static void check_ac(struct cpu *c, const struct fpu_stub *s, gva_t la)
+{
+    static const u8 mask[] = {[2] = 1, [4] = 3, [8] = 7, [10] = 7};
+    if (unlikely(c->tlb == c->tlbs[TLB_STRICT]) && !(s->quirks & QUIRK_NO_AC) &&
+        s->size < ARRAY_SIZE(mask) && la & mask[s->size] && x86_canonical(la))
+        cpu_throw(c, EXC_AC, 0);
+}
 
 /* Accesses that EFLAGS.AC does not, or no longer, concern. */
 static void read_bytes(struct cpu *c, unsigned seg, u64 ea, u8 *buf, unsigned size)
@@ -122,30 +131,33 @@ static bool store_suppressed(struct cpu *c)
     return sw & ~cw & 0x1f;
 }
 
-/* Before an operand that may fault: a pending #MF comes first. */
+/* Before an operand that may fault: a pending #MF comes first. CVTPI2PS and CVTPI2PD of memory do
+ * not touch the x87 state. */
 static void check_pending(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s)
 {
-    if (s->need & (NEED_X87 | NEED_MMX) && !(x86_row(i)->attr & X86_NOWAIT) &&
-        cpu_fpu_status(c) & FSW_ES)
+    const struct x86_row *row = x86_row(i);
+    if (!(s->need & (NEED_X87 | NEED_MMX)) || row->attr & X86_NOWAIT ||
+        row->op == X86_CVTPI2PS || row->op == X86_CVTPI2PD)
+        return;
+    if (cpu_fpu_status(c) & FSW_ES)
         cpu_throw(c, EXC_MF, 0);
 }
 
 /* Can the operand be written? Throws if not. */
 struct probe {
-    unsigned seg, size;
+    const struct fpu_stub *s;
+    unsigned seg;
     u64 ea;
-    bool aligned, strict;
 };
 
 static void probe(struct cpu *c, void *arg)
 {
     const struct probe *p = arg;
-    gva_t la = cpu_la(c, p->seg, p->ea, p->size, true);
-    if (p->aligned && la & (p->size - 1u))
+    gva_t la = cpu_la(c, p->seg, p->ea, p->s->size, true);
+    if (p->s->flags & STUB_ALIGN && la & (p->s->size - 1u))
         cpu_throw_gp(c, 0);
-    if (p->strict && cpu_in_page(la, p->size))
-        cpu_ptr_slow(c, la, p->size, true); /* EFLAGS.AC */
-    cpu_fpu_probe_write(c, p->seg, p->ea, p->size);
+    check_ac(c, p->s, la);
+    cpu_fpu_probe_write(c, p->seg, p->ea, p->s->size);
 }
 
 /* The operand of an x87 store cannot be written. That is no fault if the store is suppressed: the
@@ -170,7 +182,7 @@ static unsigned store_slow(struct cpu *c, const struct x86_insn *i, const struct
     u8 *p = c->fpu->bounce;
     unsigned fault;
     bool first = s->need & (NEED_X87 | NEED_MMX);
-    struct probe pr = {i->seg, s->size, ea, s->flags & STUB_ALIGN, !(s->quirks & QUIRK_NO_AC)};
+    struct probe pr = {s, i->seg, ea};
     check_pending(c, i, s);
     if (s->flags & STUB_X87_ST && !cpu_fpu_try(c, probe, &pr) && suppressed_unwritable(c, s))
         return 0;
@@ -221,12 +233,15 @@ static unsigned run_load(struct cpu *c, const struct x86_insn *i, const struct f
     if (unlikely(ea + s->size > c->seg[i->seg].rd_end))
         check_pending(c, i, s);
     gva_t la = cpu_la(c, i->seg, ea, s->size, false);
-    if (unlikely(s->flags & STUB_ALIGN && la & (s->size - 1u)))
+    if (unlikely(s->flags & STUB_ALIGN && la & (s->size - 1u))) {
+        check_pending(c, i, s);
         cpu_throw_gp(c, 0);
+    }
     u8 *p = cpu_rd_fast(c, la, s->size);
     if (unlikely(!p)) {
         p = c->fpu->bounce;
         check_pending(c, i, s);
+        check_ac(c, s, la);
         if (s->quirks & QUIRK_NO_AC)
             read_bytes(c, i->seg, ea, p, s->size);
         else
@@ -317,10 +332,10 @@ static void env_out16(const struct cpu *c, u8 *env)
 static void check_env_aligned(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s,
                               u64 ea)
 {
-    if (likely(c->tlb != c->tlbs[TLB_STRICT]))
-        return;
-    gva_t la = cpu_la(c, i->seg, ea, 2, s->kind == STUB_FNSTENV || s->kind == STUB_FNSAVE);
-    if (la & (s->flags & STUB_ENV16 ? 1 : 3))
+    bool write = s->kind == STUB_FNSTENV || s->kind == STUB_FNSAVE;
+    gva_t la = cpu_la(c, i->seg, ea, s->size, write); /* all of it, before any page */
+    if (unlikely(c->tlb == c->tlbs[TLB_STRICT]) && x86_canonical(la) &&
+        la & (s->flags & STUB_ENV16 ? 1 : 3))
         cpu_throw(c, EXC_AC, 0);
 }
 
@@ -388,6 +403,7 @@ static void load_env(struct cpu *c, const struct x86_insn *i, const struct fpu_s
     u8 in[128] __attribute__((aligned(8))), *env = f->bounce;
     bool small = s->flags & STUB_ENV16;
     unsigned head = small ? 14 : ENV_SIZE, word = small ? 2 : 4;
+    check_pending(c, i, s);
     check_env_aligned(c, i, s, cpu_ea(c, i));
     cpu_fpu_copy_in(c, i->seg, cpu_ea(c, i), in, s->size);
     if (small)

@@ -70,7 +70,7 @@ static bool settle_alignment(struct cpu *c, const struct x86_insn *i, const stru
 {
     unsigned size = s->kind == STUB_MASKMOV ? 8 : s->size;
     bool strict = unlikely(c->tlb == c->tlbs[TLB_STRICT]) && size <= 8 && la & (size - 1u) &&
-                  !(s->quirks & QUIRK_NO_AC);
+                  !(s->quirks & QUIRK_NO_AC) && x86_canonical(la);
     bool must = s->flags & STUB_ALIGN && la & (s->size - 1u);
     if (likely(!strict && !must))
         return false;
@@ -109,7 +109,8 @@ static void masked_load_slow(struct cpu *c, const struct x86_insn *i, const stru
     gva_t la = ea + c->seg[i->seg].base;
     unsigned first = (unsigned)min_u64(s->size, PAGE_SIZE - (la & PAGE_MASK));
     struct part part[2] = {{ea, i->seg, first, f->bounce},
-                           {ea + first, i->seg, s->size - first, f->bounce + first}};
+                           {c->mode == X86_MODE64 ? ea + first : (u32)(ea + first), i->seg,
+                            s->size - first, f->bounce + first}};
     bool ok[2];
     u32 ac = c->eflags & FLAG_AC; /* the question is only what can be read */
     c->eflags &= ~FLAG_AC;
@@ -122,6 +123,7 @@ static void masked_load_slow(struct cpu *c, const struct x86_insn *i, const stru
     unsigned fault = cpu_fpu_call(c, s, at);
     if (fault == (STUB_FAULT | EXC_PF)) {
         /* The guest's own fault; if another CPU has just mapped the page, simply again. */
+        cpu_la(c, i->seg, ea, s->size, false); /* the segment comes first */
         cpu_ld8(c, i->seg, ea + (f->fault_addr - (u64)at) % s->size);
         cpu_unwind(c);
     }

@@ -75,7 +75,8 @@ static inline __attribute__((always_inline)) void repeat(struct cpu *c, const st
     while (left) {
         u64 done = 1;
         bool more = true;
-        if (run && left > 1 && !(c->eflags & FLAG_DF) && !cpu_event_pending(c) && (done = run(c, i, left)) != 0)
+        if (run && left > 1 && !(c->eflags & FLAG_DF) && !cpu_event_pending(c) &&
+            (done = run(c, i, left)) != 0)
             ;
         else {
             more = one(c, i);
@@ -91,6 +92,9 @@ static inline __attribute__((always_inline)) void repeat(struct cpu *c, const st
             c->aflags = flags;
         if (left && (cpu_event_pending(c) || c->db_pending || c->code_stale || !--slice)) {
             c->reg[X86_SLOT_RIP] -= i->len;
+            /* What comes between two iterations saves RF = 1 (SDM vol. 3B, 17.3.1.1). */
+            c->eflags |= FLAG_RF;
+            cpu_event_set(c, EV_SLOW);
             return;
         }
     }

@@ -212,8 +212,8 @@ static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_r
 
 static struct engine *create(const struct engine_config *cfg, struct err *e)
 {
-    if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGS)) {
-        err_set(e, "the translator needs FSGSBASE (a CPU since 2013 and Linux 5.9); "
+    if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGS) || !__builtin_cpu_supports("bmi2")) {
+        err_set(e, "the translator needs a host with BMI2 and FSGSBASE (CPUs since 2013, Linux 5.9); "
                    "use --engine interp");
         return NULL;
     }
@@ -244,6 +244,9 @@ static void put_stubs(struct bt_cpu *bt)
         [BT_STUB_JUMP_TO] = bt_jump_to,           [BT_STUB_LEAVE] = bt_leave,
         [BT_STUB_BODY] = bt_body,                 [BT_STUB_BODY_SAVED] = bt_body_saved,
         [BT_STUB_BODY_END] = bt_body_end,         [BT_STUB_BODY_END_SAVED] = bt_body_end_saved,
+        [BT_STUB_BODY_FPU] = bt_body_fpu,         [BT_STUB_BODY_FPU_SAVED] = bt_body_fpu_saved,
+        [BT_STUB_FPU_SSE] = bt_fpu_sse,           [BT_STUB_FPU_AVX] = bt_fpu_avx,
+        [BT_STUB_FPU_AVX512] = bt_fpu_avx512,
     };
     for (unsigned n = 0; n < BT_STUBS; n++) {
         struct emit e = {bt->code + n * BT_STUB_SIZE};

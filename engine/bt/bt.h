@@ -70,7 +70,7 @@ struct bt_cpu {
 void bt_enter(struct cpu *c, const u8 *code);
 /* Targets of emitted jumps. Names of code, not functions to call. */
 extern const u8 bt_leave[], bt_body[], bt_body_saved[], bt_body_end[], bt_body_end_saved[],
-    bt_jump_to[];
+    bt_jump_to[], bt_body_fpu[], bt_body_fpu_saved[], bt_fpu_sse[], bt_fpu_avx[], bt_fpu_avx512[];
 
 /* At the start of the code cache: jumps to those, within a rel32's reach. */
 enum bt_stub {
@@ -80,12 +80,20 @@ enum bt_stub {
     BT_STUB_BODY_SAVED,
     BT_STUB_BODY_END,
     BT_STUB_BODY_END_SAVED,
+    BT_STUB_BODY_FPU,
+    BT_STUB_BODY_FPU_SAVED,
+    BT_STUB_FPU_SSE,
+    BT_STUB_FPU_AVX,
+    BT_STUB_FPU_AVX512,
     BT_STUBS
 };
 #define BT_STUB_SIZE 16
 
 /* A translation starts with this many bytes that set BT_VBASE from R14 = RIP; joined jumps skip them. */
 #define BT_PROLOGUE 16
+
+/* bt_simd.c, called from bt_entry.S. */
+bool bt_fpu_enter(struct cpu *c, const struct op *op, unsigned level);
 
 /* bt_translate.c: emits code for a block; NULL when the code cache is full. */
 u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b);

@@ -134,6 +134,8 @@ static void copy_memory(struct tr *t)
     bool write = row->attr & X86_MEM_WRITE;
     bt_segment(t, d->mem_size, write);
     bt_lookup(t, d->mem_size, write);
+    if (bt_uses_flags(t))
+        bt_want_flags(t);
     unsigned g = d->i.reg;
     bool g_temp = has_g(t) && is_temp(g);
     unsigned ext = d->bytes[d->modrm_at] >> 3 & 7;

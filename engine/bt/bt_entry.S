@@ -8,6 +8,7 @@
         .text
         .globl bt_enter, bt_leave, bt_body, bt_body_saved, bt_body_end
         .globl bt_body_end_saved, bt_jump_to
+        .globl bt_body_fpu, bt_body_fpu_saved, bt_fpu_sse, bt_fpu_avx, bt_fpu_avx512
 
 .macro save_regs
         mov     %rcx, %gs:CPU_REG + 8
@@ -122,6 +123,67 @@ bt_body_end:
         call    *OP_FN(%r14)
         movq    $0, %gs:CPU_INSN
         jmp     back
+
+/*
+ * The same where the code behind counts on the FP state: if the body has sent it home, it is fetched
+ * again. If it cannot be as it was, the block is left.
+ */
+        .balign 16
+bt_body_fpu_saved:
+        mov     %rax, %gs:CPU_REG
+        jmp     1f
+        .balign 16
+bt_body_fpu:
+        save_flags_rax
+1:      save_regs
+        mov     %r15, %gs:CPU_RESUME
+        mov     %gs:CPU_HOST_RSP, %rsp
+        mov     %r13, %gs:CPU_REG + 17 * 8
+        lea     OP_INSN(%r14), %rsi
+        mov     %rsi, %gs:CPU_INSN
+        mov     %gs:CPU_SELF, %rdi
+        mov     %gs:CPU_FPU_OFF, %ebx
+        call    *OP_FN(%r14)
+        movq    $0, %gs:CPU_INSN
+        cmpb    $0, %gs:CPU_CODE_STALE
+        jne     back
+        cmp     %gs:CPU_FPU_OFF, %ebx
+        je      1f
+        mov     %gs:CPU_SELF, %rdi
+        mov     $FPU_SSE_LEVEL, %esi
+        call    cpu_fpu_ready
+        cmp     %gs:CPU_FPU_OFF, %ebx
+        jne     back
+1:      load_all
+        jmp     *%gs:CPU_RESUME
+
+/* R13, R14, R15 as above: on at R15, at this very instruction, when the FP state is there. If it
+ * cannot be, the body has run, and the block is left. */
+.macro fetch_fpu level
+        save_flags_rax
+        save_regs
+        mov     $\level, %edx
+        jmp     fetch
+.endm
+        .balign 16
+bt_fpu_sse:
+        fetch_fpu FPU_SSE_LEVEL
+        .balign 16
+bt_fpu_avx:
+        fetch_fpu FPU_AVX_LEVEL
+        .balign 16
+bt_fpu_avx512:
+        fetch_fpu FPU_ZMM_LEVEL
+fetch:  mov     %r15, %gs:CPU_RESUME
+        mov     %gs:CPU_HOST_RSP, %rsp
+        mov     %r13, %gs:CPU_REG + 17 * 8
+        mov     %gs:CPU_SELF, %rdi
+        mov     %r14, %rsi
+        call    bt_fpu_enter
+        test    %al, %al
+        jz      back
+        load_all
+        jmp     *%gs:CPU_RESUME
 
 /* R14 = RIP to go to. Looks it up without touching the flags. */
         .balign 16

@@ -91,12 +91,14 @@ static bool emit_leave_insn(struct tr *t)
 /* Out through bt_jump_to, RIP in T0. */
 static void emit_goto_t0(struct tr *t)
 {
+    bt_want_flags(t);
     emit_jmp(&t->e, STUB(t, BT_STUB_JUMP_TO));
 }
 
 /* To an offset relative to this page. Within the page it can be joined to its target later. */
 void bt_exit(struct tr *t, s64 offset)
 {
+    bt_want_flags(t);
     struct bt_cpu *bt = t->bt;
     if (offset >= 0 && offset < (s64)PAGE_SIZE && bt->nlinks < bt->links_max) {
         struct bt_link *l = &bt->link[bt->nlinks++];

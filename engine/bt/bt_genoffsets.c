@@ -1,6 +1,7 @@
 /*
  * bt_genoffsets.c - compiled to assembly by the build; the lines marked @ become bt_offsets.h.
  */
+#include "cpu/cpu_fpu.h"
 #include "engine/bt/bt.h"
 
 #define OFFSET(name, value) __asm__ volatile("@" #name " %c0" : : "i"(value))
@@ -13,6 +14,10 @@ void bt_genoffsets(void)
     OFFSET(CPU_AFLAGS, offsetof(struct cpu, aflags));
     OFFSET(CPU_INSN, offsetof(struct cpu, insn));
     OFFSET(CPU_CODE_STALE, offsetof(struct cpu, code_stale));
+    OFFSET(CPU_FPU_OFF, offsetof(struct cpu, fpu_off));
+    OFFSET(FPU_SSE_LEVEL, FPU_SSE);
+    OFFSET(FPU_AVX_LEVEL, FPU_AVX);
+    OFFSET(FPU_ZMM_LEVEL, FPU_AVX512);
     OFFSET(CPU_HOST_RSP, WORD(BT_HOST_RSP));
     OFFSET(CPU_RESUME, WORD(BT_RESUME));
     OFFSET(CPU_SCRATCH, WORD(BT_SCRATCH));

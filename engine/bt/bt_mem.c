@@ -7,17 +7,23 @@
 
 void bt_save_flags(struct tr *t)
 {
+    if (!t->flags_live || t->flags_saved)
+        return;
+    t->flags_saved = true;
     emit_mov(&t->e, T2, RAX);
-    e8(&t->e, 0x9f); /* lahf */
-    e8(&t->e, 0x0f), e8(&t->e, 0x90), e8(&t->e, 0xc0); /* seto al */
-    e8(&t->e, 0x65), e8(&t->e, 0x66), e8(&t->e, 0x89); /* mov gs:[aflags], ax */
+    e8(&t->e, 0x9f);                                         /* lahf */
+    e8(&t->e, 0x0f), e8(&t->e, 0x90), e8(&t->e, 0xc0);       /* seto al */
+    e8(&t->e, 0x65), e8(&t->e, 0x66), e8(&t->e, 0x89);       /* mov gs:[aflags], ax */
     e8(&t->e, 0x04), e8(&t->e, 0x25);
     e32(&t->e, offsetof(struct cpu, aflags));
     emit_mov(&t->e, RAX, T2);
 }
 
-void bt_restore_flags(struct tr *t)
+void bt_want_flags(struct tr *t)
 {
+    if (!t->flags_saved)
+        return;
+    t->flags_saved = false;
     emit_mov(&t->e, T2, RAX);
     e8(&t->e, 0x65), e8(&t->e, 0x0f), e8(&t->e, 0xb7); /* movzx eax, gs:[aflags] */
     e8(&t->e, 0x04), e8(&t->e, 0x25);
@@ -29,11 +35,13 @@ void bt_restore_flags(struct tr *t)
 
 /* --- memory operands --- */
 
+/* Made at the first exit, after bt_save_flags(). */
 static struct cold *cold_for(struct tr *t)
 {
     struct cold *k = &t->cold[t->ncold];
     if (k->op != t->op)
-        *k = (struct cold){.op = t->op, .next = t->next, .saved = t->flags_live};
+        *k = (struct cold){.op = t->op, .next = t->next, .saved = t->flags_live,
+                            .fpu = t->fpu_level != 0};
     return k;
 }
 
@@ -60,20 +68,22 @@ void bt_cold_resume(struct tr *t)
  * T0 = linear address -> host address, or off to the body. Leaves T1 and T2 free, and the flags as
  * they were if they matter.
  */
-void bt_lookup(struct tr *t, unsigned size, bool write)
+static void emit_lookup(struct tr *t, unsigned size, bool aligned, bool write)
 {
     struct emit *e = &t->e;
-    if (t->flags_live)
-        bt_save_flags(t);
+    bt_save_flags(t);
     emit_mov(e, T1, T0);
     e8(e, 0x49), e8(e, 0xc1), e8(e, 0xef), e8(e, 7); /* shr r15, 7: page number * 32 and more */
     e8(e, 0x41), e8(e, 0x81), e8(e, 0xe7);           /* and r15d, slots * 32 */
     e32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
     static_assert(sizeof(struct tlb_entry) == 32, "the shift by 7 above");
     emit_gs(e, 0x03, T1, offsetof(struct cpu, tlb));
-    emit_lea(e, T2, T0, (s32)size - 1);
+    if (aligned)
+        emit_mov(e, T2, T0);
+    else
+        emit_lea(e, T2, T0, (s32)size - 1);
     e8(e, 0x49), e8(e, 0x81), e8(e, 0xe5); /* and r13, -4096: the page of the last byte */
-    e32(e, ~(u32)PAGE_MASK);
+    e32(e, ~(u32)PAGE_MASK | (aligned ? size - 1 : 0)); /* low bits match no tag */
     emit_mem(e, 0x3b, T2, T1,
              write ? offsetof(struct tlb_entry, wr) : offsetof(struct tlb_entry, rd));
     bt_cold_jump(t);
@@ -83,8 +93,16 @@ void bt_lookup(struct tr *t, unsigned size, bool write)
         bt_cold_jump(t);
     }
     emit_mem(e, 0x03, T0, T1, offsetof(struct tlb_entry, addend));
-    if (t->flags_live)
-        bt_restore_flags(t);
+}
+
+void bt_lookup(struct tr *t, unsigned size, bool write)
+{
+    emit_lookup(t, size, false, write);
+}
+
+void bt_lookup_aligned(struct tr *t, unsigned size, bool write)
+{
+    emit_lookup(t, size, true, write);
 }
 
 /* A guest register into a host register that may hold it: itself, or the temporary. */
@@ -157,14 +175,11 @@ static u32 seg_field(const struct tr *t, u32 field)
 static void emit_limit_check(struct tr *t, unsigned size, bool write)
 {
     struct emit *e = &t->e;
-    if (t->flags_live)
-        bt_save_flags(t);
+    bt_save_flags(t);
     emit_lea(e, T2, T0, (s32)size);
     emit_gs(e, 0x3b, T2,
             seg_field(t, write ? offsetof(struct seg, wr_end) : offsetof(struct seg, rd_end)));
     bt_cold_jump_cc(t, 7); /* above */
-    if (t->flags_live)
-        bt_restore_flags(t);
 }
 
 void bt_segment(struct tr *t, unsigned size, bool write)

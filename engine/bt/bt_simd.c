@@ -8,6 +8,7 @@
  * hence only with all exceptions masked, alignment tested, and encodings that the host is known to
  * have.
  */
+#include "cpu/cpu_cpuid.h"
 #include "cpu/cpu_fpu.h"
 #include "engine/bt/bt_tr.h"
 
@@ -129,13 +130,12 @@ static bool next_notes(const struct tr *t)
     if (op >= t->b->op + t->b->nops || !op->i.len || op->i.prefix & X86_PFX_MEM)
         return false;
     const struct x86_row *row = x86_row(&op->i);
-    /* Arithmetic between registers: it is copied if it has run, like this one. */
-    return row->attr & X86_X87 && !(row->attr & X86_NOWAIT) && row->op == x86_row(&t->op->i)->op;
+    return row->attr & X86_X87 && !(row->attr & X86_NOWAIT);
 }
 
 static void note_pointers(struct tr *t, const struct cpu_fpu_plan *p)
 {
-    if (next_notes(t) && t->x87_page_noted)
+    if (next_notes(t))
         return;
     if (!t->x87_page_noted) {
         emit_load(&t->e, T2, GS_WORD(BT_VBASE));
@@ -147,13 +147,12 @@ static void note_pointers(struct tr *t, const struct cpu_fpu_plan *p)
                   at | X87_LAST_SET | (u32)p->fop << X87_LAST_FOP);
 }
 
-static void note_operand(struct tr *t, const struct cpu_fpu_plan *p)
+/* T1 is free. */
+static void note_operand(struct tr *t)
 {
-    if (!p->x87_ptr || cpu_fpu_exc_ptrs(t->c))
-        return;
-    /* Before the operand is found to be there: the body, if it must run, overwrites it. */
-    emit_store(&t->e, T0, offsetof(struct cpu, x87_dp));
     struct emit *e = &t->e;
+    emit_load(e, T1, offsetof(struct cpu, x87_ea));
+    emit_store(e, T1, offsetof(struct cpu, x87_dp));
     e8(e, 0x65), e8(e, 0x66), e8(e, 0xc7), e8(e, 0x04), e8(e, 0x25); /* mov word gs:[x87_seg], n */
     e32(e, offsetof(struct cpu, x87_seg));
     e8(e, t->op->i.seg + 1), e8(e, 0);
@@ -175,15 +174,12 @@ static void emit_load_control(struct tr *t, bool x87)
     else
         e8(e, 0x8b), e8(e, 0x3e); /* mov r15d, [r14] */
     emit_store(e, T1, GS_WORD(BT_SCRATCH));
-    if (t->flags_live)
-        bt_save_flags(t);
+    bt_save_flags(t);
     e8(e, 0x41), e8(e, 0xf7), e8(e, 0xc7), e32(e, reserved); /* test r15d, reserved */
     bt_cold_jump(t);
     e8(e, 0x41), e8(e, 0xf7), e8(e, 0xd7);                /* not r15d */
     e8(e, 0x41), e8(e, 0xf7), e8(e, 0xc7), e32(e, masks); /* test r15d, masks */
     bt_cold_jump(t);
-    if (t->flags_live)
-        bt_restore_flags(t);
     e8(e, 0x65); /* fldcw or ldmxcsr gs:[scratch] */
     if (x87)
         e8(e, 0xd9), e8(e, 0x2c);
@@ -218,13 +214,17 @@ static bool mxcsr(struct tr *t)
 
 static void host_memory(struct tr *t, const struct cpu_fpu_plan *p)
 {
+    bool note = p->x87_ptr && !cpu_fpu_exc_ptrs(t->c);
     bt_ea(t);
-    note_operand(t, p);
+    if (note)
+        emit_store(&t->e, T0, offsetof(struct cpu, x87_ea));
     bt_segment(t, p->size, p->write);
     if (p->aligned)
         bt_lookup_aligned(t, p->size, p->write);
     else
         bt_lookup(t, p->size, p->write);
+    if (note)
+        note_operand(t);
     if (t->d.op == X86_FLDCW)
         emit_load_control(t, true);
     else
@@ -253,6 +253,8 @@ static bool host(struct tr *t)
 static bool copy_other(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
+    if (!cpu_has(t->c, x86_row(&d->i)->feature)) /* #UD */
+        return false;
     if (is_mem(t) && (d->i.adsize == 2 || !d->mem_size))
         return false;
     if (!is_mem(t) && d->width[1] == 1) /* CRC32 of a byte: SPL and AH differ by an empty REX */

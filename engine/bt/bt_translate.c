@@ -8,8 +8,7 @@
  */
 #include "engine/bt/bt_tr.h"
 
-/* R14 = op, R13 = RIP after it, R15 = where to go on. */
-static void emit_body_args(struct tr *t, const struct op *op, u32 next, const u8 *resume)
+void bt_body_args(struct tr *t, const struct op *op, u32 next, const u8 *resume)
 {
     struct emit *e = &t->e;
     bt_rip(t, T2, next);
@@ -20,16 +19,25 @@ static void emit_body_args(struct tr *t, const struct op *op, u32 next, const u8
 
 static void emit_body(struct tr *t, bool last)
 {
+    bt_want_flags(t);
+    t->fpu_level = 0;
     if (last) {
-        emit_body_args(t, t->op, t->next, t->e.p);
+        bt_body_args(t, t->op, t->next, t->e.p);
         emit_jmp(&t->e, STUB(t, BT_STUB_BODY_END));
         t->ended = true;
         return;
     }
-    emit_body_args(t, t->op, t->next, t->e.p);
+    bt_body_args(t, t->op, t->next, t->e.p);
     u8 *lea = t->e.p - 4;
     emit_jmp(&t->e, STUB(t, BT_STUB_BODY));
     emit_patch(lea, t->e.p);
+}
+
+static enum bt_stub body_stub(const struct cold *k)
+{
+    if (k->fpu)
+        return k->saved ? BT_STUB_BODY_FPU_SAVED : BT_STUB_BODY_FPU;
+    return k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY;
 }
 
 static void emit_cold(struct tr *t)
@@ -39,12 +47,12 @@ static void emit_cold(struct tr *t)
         for (unsigned s = 0; s < k->nsites; s++)
             emit_patch(k->site[s], t->e.p);
         if (k->resume) {
-            emit_body_args(t, k->op, k->next, k->resume);
-            emit_jmp(&t->e, STUB(t, k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY));
+            bt_body_args(t, k->op, k->next, k->resume);
+            emit_jmp(&t->e, STUB(t, body_stub(k)));
             continue;
         }
         /* It ended the block: after its body RIP says where to go. */
-        emit_body_args(t, k->op, k->next, t->e.p);
+        bt_body_args(t, k->op, k->next, t->e.p);
         emit_jmp(&t->e, STUB(t, k->saved ? BT_STUB_BODY_END_SAVED : BT_STUB_BODY_END));
     }
 }
@@ -81,20 +89,37 @@ static void emit_prologue(struct tr *t)
     assert(e->p - t->start == BT_PROLOGUE);
 }
 
-/* Near entry: counts, and looks for events. */
+/* Near entry: looks for events and counts. Where flags matter at entry, with what leaves them. */
+static void emit_check_keeping_flags(struct tr *t, unsigned count)
+{
+    struct emit *e = &t->e;
+    e8(e, 0x65), e8(e, 0x44), e8(e, 0x8b), e8(e, 0x2c), e8(e, 0x25); /* mov r13d, gs:[events] */
+    e32(e, offsetof(struct cpu, events));
+    e8(e, 0x65), e8(e, 0xc4), e8(e, 0x62), e8(e, 0x12), e8(e, 0xf5); /* pext r14d, r13d, */
+    e8(e, 0x34), e8(e, 0x25), e32(e, offsetof(struct cpu, event_mask)); /* gs:[mask] */
+    emit_mov(e, T1, RCX);
+    emit_mov(e, RCX, T0);
+    e8(e, 0xe3), e8(e, 0); /* jrcxz go */
+    u8 *go = e->p;
+    emit_mov(e, RCX, T1);
+    bt_rip(t, T0, (s64)(t->b->gpa & PAGE_MASK));
+    emit_store(e, T0, GS_REG(X86_SLOT_RIP));
+    emit_jmp(e, STUB(t, BT_STUB_LEAVE));
+    go[-1] = (u8)(e->p - go);
+    emit_mov(e, RCX, T1);
+    emit_load(e, T2, offsetof(struct cpu, insns));
+    emit_lea(e, T2, T2, (s32)count);
+    emit_store(e, T2, offsetof(struct cpu, insns));
+}
+
 static void emit_check(struct tr *t, unsigned count)
 {
     struct emit *e = &t->e;
-    t->flags_live = t->live[0] != 0;
-    if (t->flags_live)
-        bt_save_flags(t);
     e8(e, 0x65), e8(e, 0x44), e8(e, 0x8b), e8(e, 0x34), e8(e, 0x25); /* mov r14d, gs:[events] */
     e32(e, offsetof(struct cpu, events));
     e8(e, 0x65), e8(e, 0x44), e8(e, 0x85), e8(e, 0x34), e8(e, 0x25); /* test r14d, gs:[mask] */
     e32(e, offsetof(struct cpu, event_mask));
     u8 *go = emit_jcc(e, JNZ ^ 1, e->p);
-    if (t->flags_live)
-        bt_restore_flags(t);
     bt_rip(t, T0, (s64)(t->b->gpa & PAGE_MASK));
     emit_store(e, T0, GS_REG(X86_SLOT_RIP));
     emit_jmp(e, STUB(t, BT_STUB_LEAVE));
@@ -102,8 +127,15 @@ static void emit_check(struct tr *t, unsigned count)
     e8(e, 0x65), e8(e, 0x48), e8(e, 0x83), e8(e, 0x04), e8(e, 0x25); /* add gs:[insns], count */
     e32(e, offsetof(struct cpu, insns));
     e8(e, count);
-    if (t->flags_live)
-        bt_restore_flags(t);
+}
+
+/* Before an instruction that is copied without a look-up, or done by hand. */
+static void settle_flags(struct tr *t)
+{
+    if (!t->flags_live)
+        t->flags_saved = false; /* whatever was saved is overwritten before it is read */
+    else if (bt_uses_flags(t))
+        bt_want_flags(t);
 }
 
 u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
@@ -116,7 +148,10 @@ u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     const u8 *code = mem_ptr(c->mem, b->gpa), *end = code + PAGE_SIZE - t.next;
     find_live(&t);
     emit_prologue(&t);
-    emit_check(&t, b->nops);
+    if (t.live[0])
+        emit_check_keeping_flags(&t, b->nops);
+    else
+        emit_check(&t, b->nops);
     for (unsigned n = 0; n < b->nops && !t.ended; n++) {
         t.op = &b->op[n];
         bool last = n + 1 == b->nops;
@@ -129,7 +164,8 @@ u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
         code += t.op->i.len;
         t.next += t.op->i.len;
         t.flags_live = t.live[n] != 0;
-        if (!bt_flow(&t) && !bt_copy(&t))
+        settle_flags(&t);
+        if (!bt_flow(&t) && !bt_copy(&t) && !bt_simd(&t))
             emit_body(&t, last && b->ends);
         else if (t.ended && t.ncold < BLOCK_OPS_MAX && t.cold[t.ncold].op == t.op)
             t.ncold++;
@@ -137,6 +173,7 @@ u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     if (!t.ended)
         bt_exit(&t, t.next);
     emit_cold(&t);
+    bt_simd_cold(&t);
     bt->at = (u8 *)align_up((u64)t.e.p, 16);
     bt->translated++;
     bt->bytes += (u64)(t.e.p - entry);

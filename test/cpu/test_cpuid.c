@@ -289,9 +289,9 @@ static void test_asked_for(void **state)
     struct err err;
     cfg = parsed("-avx,+avx2");
     assert_null(cpu_model_new(&cfg, &err));
-    static const char *const wrong[] = {"",        "x2apic",       "-",           "+nosuch",
-                                        "host,",   "vendor=Cyrix", "phys-bits=",  "phys-bits=35",
-                                        "-x2apic ", "phys-bits=53", "phys-bits=4x", "vendor"};
+    static const char *const wrong[] = {
+        "",           "x2apic",       "-",        "+nosuch",      "host,",        "vendor=Cyrix",
+        "phys-bits=", "phys-bits=35", "-x2apic ", "phys-bits=53", "phys-bits=4x", "vendor"};
     for (unsigned n = 0; n < ARRAY_SIZE(wrong); n++)
         if (!cpu_model_parse(&cfg, wrong[n], &err))
             fail_msg("\"%s\" was taken", wrong[n]);

@@ -74,13 +74,13 @@ static void test_quick_limits(void **state)
     struct guest *g = guest_new();
     struct cpu *c = g->c;
     enter_protected(g, 0);
-    assert_int_equal(c->seg[DS].rd_end, 0x100000000);
-    assert_int_equal(c->seg[DS].wr_end, 0x100000000);
-    assert_int_equal(c->seg[CS].rd_end, 0x100000000);
+    assert_int_equal(c->seg[DS].rd_end, UINT64_MAX);
+    assert_int_equal(c->seg[DS].wr_end, UINT64_MAX);
+    assert_int_equal(c->seg[CS].rd_end, UINT64_MAX);
     assert_int_equal(c->seg[CS].wr_end, 0);
     c->reg[RAX] = SEL_RO;
     assert_false(execute(g, insn_mov_to_sreg, to_sreg(DS)));
-    assert_int_equal(c->seg[DS].rd_end, 0x100000000);
+    assert_int_equal(c->seg[DS].rd_end, UINT64_MAX);
     assert_int_equal(c->seg[DS].wr_end, 0);
     c->reg[RAX] = SEL_DOWN;
     assert_false(execute(g, insn_mov_to_sreg, to_sreg(DS)));
@@ -127,7 +127,7 @@ static void test_real_and_v86(void **state)
     assert_false(execute(g, insn_mov_to_sreg, to_sreg(DS)));
     assert_int_equal(c->seg[DS].base, 0x12340);
     assert_int_equal(c->seg[DS].limit, 0xffffffff);
-    assert_int_equal(c->seg[DS].rd_end, 0x100000000);
+    assert_int_equal(c->seg[DS].rd_end, UINT64_MAX);
     enter_v86(g, 0);
     assert_false(execute(g, insn_mov_to_sreg, to_sreg(DS)));
     assert_int_equal(c->seg[DS].limit, 0xffff);

@@ -7,31 +7,31 @@
 
 #include "guest.h"
 
-#define APIC_BASE   0xfee00000u
-#define APIC_ID     0x20
-#define APIC_VER    0x30
-#define APIC_TPR    0x80
-#define APIC_PPR    0xa0
-#define APIC_EOI    0xb0
-#define APIC_LDR    0xd0
-#define APIC_DFR    0xe0
-#define APIC_SVR    0xf0
-#define APIC_ISR    0x100
-#define APIC_TMR    0x180
-#define APIC_IRR    0x200
-#define APIC_ESR    0x280
-#define APIC_ICR    0x300
-#define APIC_ICR2   0x310
-#define APIC_TIMER  0x320
-#define APIC_LINT0  0x350
-#define APIC_LINT1  0x360
-#define APIC_ERROR  0x370
-#define APIC_TMICT  0x380
-#define APIC_TMCCT  0x390
-#define APIC_TDCR   0x3e0
-#define LVT_MASKED  0x10000u
-#define LVT_PERIOD  0x20000u
-#define LVT_TSC     0x40000u
+#define APIC_BASE  0xfee00000u
+#define APIC_ID    0x20
+#define APIC_VER   0x30
+#define APIC_TPR   0x80
+#define APIC_PPR   0xa0
+#define APIC_EOI   0xb0
+#define APIC_LDR   0xd0
+#define APIC_DFR   0xe0
+#define APIC_SVR   0xf0
+#define APIC_ISR   0x100
+#define APIC_TMR   0x180
+#define APIC_IRR   0x200
+#define APIC_ESR   0x280
+#define APIC_ICR   0x300
+#define APIC_ICR2  0x310
+#define APIC_TIMER 0x320
+#define APIC_LINT0 0x350
+#define APIC_LINT1 0x360
+#define APIC_ERROR 0x370
+#define APIC_TMICT 0x380
+#define APIC_TMCCT 0x390
+#define APIC_TDCR  0x3e0
+#define LVT_MASKED 0x10000u
+#define LVT_PERIOD 0x20000u
+#define LVT_TSC    0x40000u
 
 #define ICR_FIXED   0x000u
 #define ICR_LOWEST  0x100u
@@ -110,7 +110,7 @@ static inline void pic_setup(u16 unmasked)
         outb(port + 1, icw[n][1]);
         outb(port + 1, icw[n][2]);
         outb(port + 1, icw[n][3]);
-        outb(port + 1, (u8)~(unmasked >> 8 * n));
+        outb(port + 1, (u8) ~(unmasked >> 8 * n));
     }
 }
 

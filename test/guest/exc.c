@@ -1,22 +1,22 @@
 /*
  * exc.c - every exception that software can raise: vector, error code, saved instruction pointer (a
- * fault names the instruction, a trap the next one), RF, CR2 (SDM vol. 3A, chapter 6; vol. 3B, 17.3),
- * nested ones, and the stack in 64-bit mode. For both widths.
+ * fault names the instruction, a trap the next one), RF, CR2 (SDM vol. 3A, chapter 6; vol.
+ * 3B, 17.3), nested ones, and the stack in 64-bit mode. For both widths.
  */
 #include "guest.h"
 
 #define ERR_NONE 0xffffffffu
 
 /* Descriptors of our own. */
-#define SEL_ABSENT   (SEL_FREE + 0)  /* data, P = 0 */
-#define SEL_SMALL    (SEL_FREE + 8)  /* data, 4 KiB - 1 */
-#define SEL_READ     (SEL_FREE + 16) /* data, read-only */
-#define SEL_EXEC     (SEL_FREE + 24) /* code, not readable */
-#define SEL_RSVD     (SEL_FREE + 32) /* system, type 0 */
-#define SEL_ABSCODE  (SEL_FREE + 40) /* code, P = 0 */
-#define SEL_CODE1    (SEL_FREE + 48) /* code, DPL 1 */
-#define SEL_ABSENT0  (SEL_FREE + 56) /* data, P = 0, DPL 0 */
-#define SEL_BEYOND   0x3f8           /* behind the GDT */
+#define SEL_ABSENT  (SEL_FREE + 0)  /* data, P = 0 */
+#define SEL_SMALL   (SEL_FREE + 8)  /* data, 4 KiB - 1 */
+#define SEL_READ    (SEL_FREE + 16) /* data, read-only */
+#define SEL_EXEC    (SEL_FREE + 24) /* code, not readable */
+#define SEL_RSVD    (SEL_FREE + 32) /* system, type 0 */
+#define SEL_ABSCODE (SEL_FREE + 40) /* code, P = 0 */
+#define SEL_CODE1   (SEL_FREE + 48) /* code, DPL 1 */
+#define SEL_ABSENT0 (SEL_FREE + 56) /* data, P = 0, DPL 0 */
+#define SEL_BEYOND  0x3f8           /* behind the GDT */
 
 enum { AT, END };
 
@@ -24,13 +24,13 @@ struct exc {
     const char *name;
     const struct snip *s;
     u8 vec;
-    u8 where;      /* AT: fault, END: trap */
+    u8 where; /* AT: fault, END: trap */
     u8 ring;
     u32 err;       /* ERR_NONE: none is pushed */
     u32 fl;        /* more flags */
     u32 cr0, ncr0; /* CR0 bits set and cleared meanwhile */
     u32 cr4, ncr4;
-    word cr2;      /* checked if the vector is #PF */
+    word cr2; /* checked if the vector is #PF */
 };
 
 /* Runs it with the control registers asked for. */
@@ -71,9 +71,9 @@ static void try_case(const struct exc *e)
     if (right(e, &c))
         ok(true, "%s", e->name);
     else
-        ok(false, "%s: vector %lu err %lx IP at%s%lx CR2 %lx; want %d %x %s", e->name, c.vec,
-           c.err, c.ip < e->s->at ? "-" : "+", c.ip < e->s->at ? e->s->at - c.ip : c.ip - e->s->at,
-           c.cr2, e->vec, e->err, e->where == AT ? "at" : "end");
+        ok(false, "%s: vector %lu err %lx IP at%s%lx CR2 %lx; want %d %x %s", e->name, c.vec, c.err,
+           c.ip < e->s->at ? "-" : "+", c.ip < e->s->at ? e->s->at - c.ip : c.ip - e->s->at, c.cr2,
+           e->vec, e->err, e->where == AT ? "at" : "end");
 }
 
 /* --- 6.15, one by one --- */
@@ -100,7 +100,9 @@ SNIP(lea_reg, "", ".byte 0x8d, 0xc0");
 SNIP(rsm, "", ".byte 0x0f, 0xaa");
 SNIP(fnop, "", "fnop");
 SNIP(fwait_, "", "fwait");
-SNIP(fnstcw_, "", "fnstcw (%" "esp)");
+SNIP(fnstcw_, "",
+     "fnstcw (%"
+     "esp)");
 SNIP(movaps_, "", "movaps %xmm0, %xmm0");
 SNIP(emms_, "", "emms");
 SNIP(ldmxcsr_, "movl $0x1f80, (%esp)", "ldmxcsr (%esp)");
@@ -184,8 +186,16 @@ static const struct exc common[] = {
     {"#NM, x87 with CR0.EM", &fnop, NM, AT, 0, ERR_NONE, .cr0 = CR0_EM},
     {"#NM, FNSTCW with CR0.TS", &fnstcw_, NM, AT, 0, ERR_NONE, .cr0 = CR0_TS},
     {"#NM, FWAIT with CR0.MP and TS", &fwait_, NM, AT, 0, ERR_NONE, .cr0 = CR0_TS | CR0_MP},
-    {"FWAIT with CR0.TS alone", &fwait_, VEC_DONE, END, 0, ERR_NONE, .cr0 = CR0_TS, .ncr0 = CR0_MP,
-     },
+    {
+        "FWAIT with CR0.TS alone",
+        &fwait_,
+        VEC_DONE,
+        END,
+        0,
+        ERR_NONE,
+        .cr0 = CR0_TS,
+        .ncr0 = CR0_MP,
+    },
     {"#NM, SSE with CR0.TS", &movaps_, NM, AT, 3, ERR_NONE, .cr0 = CR0_TS},
     {"#UD, SSE with CR0.EM", &movaps_, UD, AT, 3, ERR_NONE, .cr0 = CR0_EM},
     {"#UD, SSE with CR0.EM and TS", &movaps_, UD, AT, 0, ERR_NONE, .cr0 = CR0_EM | CR0_TS},
@@ -207,13 +217,37 @@ static const struct exc common[] = {
     {"#AC, word", &ac_word, AC, AT, 3, 0, .fl = FL_AC, .cr0 = CR0_AM},
     {"#AC, store", &ac_store, AC, AT, 3, 0, .fl = FL_AC, .cr0 = CR0_AM},
     {"no #AC, byte", &ac_byte, VEC_DONE, END, 3, ERR_NONE, .fl = FL_AC, .cr0 = CR0_AM},
-    {"no #AC, aligned", &ac_aligned, VEC_DONE, END, 3, ERR_NONE, .fl = FL_AC, .cr0 = CR0_AM,
-     },
+    {
+        "no #AC, aligned",
+        &ac_aligned,
+        VEC_DONE,
+        END,
+        3,
+        ERR_NONE,
+        .fl = FL_AC,
+        .cr0 = CR0_AM,
+    },
     {"no #AC without EFLAGS.AC", &ac_load, VEC_DONE, END, 3, ERR_NONE, .cr0 = CR0_AM},
-    {"no #AC without CR0.AM", &ac_load, VEC_DONE, END, 3, ERR_NONE, .fl = FL_AC, .ncr0 = CR0_AM,
-     },
-    {"no #AC in ring 0", &ac_load, VEC_DONE, END, 0, ERR_NONE, .fl = FL_AC, .cr0 = CR0_AM,
-     },
+    {
+        "no #AC without CR0.AM",
+        &ac_load,
+        VEC_DONE,
+        END,
+        3,
+        ERR_NONE,
+        .fl = FL_AC,
+        .ncr0 = CR0_AM,
+    },
+    {
+        "no #AC in ring 0",
+        &ac_load,
+        VEC_DONE,
+        END,
+        0,
+        ERR_NONE,
+        .fl = FL_AC,
+        .cr0 = CR0_AM,
+    },
     {"#AC, x87 double", &ac_fld, AC, AT, 3, 0, .fl = FL_AC, .cr0 = CR0_AM},
     {"#GP, MOVAPS misaligned", &movaps_bad, GP, AT, 3, 0},
 
@@ -329,10 +363,12 @@ SNIP(dr7_high, "movabs $0x100000400, %rax", "mov %rax, %dr7");
 SNIP(far_legacy, "", "ljmp *0(%esp)");
 SNIP(swapgs3, "", "swapgs");
 SNIP(cmpxchg16b_bad, "", "cmpxchg16b 8(%rsp)");
-SNIP(too_long, "", ".byte 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, "
-                   "0x66, 0x66, 0x66, 0x90");
-SNIP(longest, "", ".byte 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, "
-                  "0x66, 0x66, 0x90");
+SNIP(too_long, "",
+     ".byte 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, "
+     "0x66, 0x66, 0x66, 0x90");
+SNIP(longest, "",
+     ".byte 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, "
+     "0x66, 0x66, 0x90");
 SNIP(wrfsbase_off, "", "wrfsbase %rax");
 SNIP(wrfsbase_bad, HIGH, "wrfsbase %rbx");
 SNIP(sysenter_null, "", "sysenter");
@@ -556,15 +592,15 @@ SNIP(dbg_int, "", "int $0x20; nop");
 SNIP(dbg_two, "", "nop; nop");
 SNIP(dbg_rep, "mov %ebx, %edi; mov $4, %ecx", "rep stosl; nop");
 
-#define DR7_L(n)        (1u << (2 * (n)))
-#define DR7_RW(n, k)    ((u32)(k) << (16 + 4 * (n)))
-#define DR7_LEN(n, l)   ((u32)(l) << (18 + 4 * (n)))
+#define DR7_L(n)      (1u << (2 * (n)))
+#define DR7_RW(n, k)  ((u32)(k) << (16 + 4 * (n)))
+#define DR7_LEN(n, l) ((u32)(l) << (18 + 4 * (n)))
 enum { RW_EXEC, RW_WRITE, RW_IO, RW_ACCESS };
 enum { LEN_1, LEN_2, LEN_8, LEN_4 };
 
 /* Breakpoint n at `at`; the snippet's trap must come `off` bytes behind its instruction. */
 static void watch_rf(const char *name, const struct snip *s, unsigned n, word at, unsigned kind,
-                  unsigned len, unsigned ring, int off, u32 dr6, bool rf)
+                     unsigned len, unsigned ring, int off, u32 dr6, bool rf)
 {
     struct ctx c;
     ctx_init(&c, s, ring);
@@ -687,7 +723,8 @@ static void test_step(void)
        "TF after one iteration of REP STOS, RF set: at+%ld RCX %lx RF %d",
        (long)(c.ip - dbg_rep.at), c.gpr[CX], !!(c.flags & FL_RF));
 
-    /* INT n clears TF on its way in; the step it was due is lost, the handler's IRET brings TF back. */
+    /* INT n clears TF on its way in; the step it was due is lost, the handler's IRET brings TF
+     * back. */
     handler[0x20] = on_int20;
     ctx_init(&c, &dbg_int, 3);
     c.flags |= FL_TF;
@@ -747,8 +784,9 @@ static void test_stack64(void)
     ctx_init(&c, &hlt_, 3);
     run(&c);
     ok(c.frame == (word)kernel_stack_top - 48, "RSP0 with an error code: %lx", c.frame);
-    set_gate(BP_, SEL_CODE0, idt[0] ? ((idt[BP_ * 2] & 0xffff) | (idt[BP_ * 2] >> 32 & 0xffff0000))
-                                    : 0, GATE_INT, 3, 7);
+    set_gate(BP_, SEL_CODE0,
+             idt[0] ? ((idt[BP_ * 2] & 0xffff) | (idt[BP_ * 2] >> 32 & 0xffff0000)) : 0, GATE_INT,
+             3, 7);
     tss.ist[6] = (word)ist_stack + 4096 - 8;
     ctx_init(&c, &int3, 3);
     run(&c);

@@ -1,25 +1,26 @@
 /*
- * gates32.c - control transfers of 32-bit protected mode: far CALL, JMP and RET, call gates, interrupt
- * and trap gates, IRET, SYSENTER (SDM vol. 3A, 5.8, 6.12; vol. 2, CALL, JMP, RET, IRET, INT n).
+ * gates32.c - control transfers of 32-bit protected mode: far CALL, JMP and RET, call gates,
+ * interrupt and trap gates, IRET, SYSENTER (SDM vol. 3A, 5.8, 6.12; vol. 2, CALL, JMP, RET, IRET,
+ * INT n).
  */
 #include "guest.h"
 
-#define SEL_C1     (SEL_FREE + 0x00) /* code, DPL 1 */
-#define SEL_CONF   (SEL_FREE + 0x08) /* conforming code, DPL 0 */
-#define SEL_CONF3  (SEL_FREE + 0x10) /* conforming code, DPL 3 */
-#define SEL_G0     (SEL_FREE + 0x18) /* gates of DPL 3: to ring 0, two parameters */
-#define SEL_G1     (SEL_FREE + 0x20) /* to ring 1 */
-#define SEL_G16    (SEL_FREE + 0x28) /* 16-bit gate to 16-bit code of ring 0, three parameters */
-#define SEL_GPRIV  (SEL_FREE + 0x30) /* gate of DPL 0 */
-#define SEL_GNP    (SEL_FREE + 0x38) /* absent */
-#define SEL_GCONF  (SEL_FREE + 0x40) /* to conforming code */
-#define SEL_GNULL  (SEL_FREE + 0x48) /* to a null selector */
-#define SEL_GDATA  (SEL_FREE + 0x50) /* to data */
-#define SEL_D1     (SEL_FREE + 0x58) /* data, DPL 1 */
-#define SEL_C16    (SEL_FREE + 0x60) /* 16-bit code of ring 0 at `low` */
-#define SEL_NPCODE (SEL_FREE + 0x68)
+#define SEL_C1      (SEL_FREE + 0x00) /* code, DPL 1 */
+#define SEL_CONF    (SEL_FREE + 0x08) /* conforming code, DPL 0 */
+#define SEL_CONF3   (SEL_FREE + 0x10) /* conforming code, DPL 3 */
+#define SEL_G0      (SEL_FREE + 0x18) /* gates of DPL 3: to ring 0, two parameters */
+#define SEL_G1      (SEL_FREE + 0x20) /* to ring 1 */
+#define SEL_G16     (SEL_FREE + 0x28) /* 16-bit gate to 16-bit code of ring 0, three parameters */
+#define SEL_GPRIV   (SEL_FREE + 0x30) /* gate of DPL 0 */
+#define SEL_GNP     (SEL_FREE + 0x38) /* absent */
+#define SEL_GCONF   (SEL_FREE + 0x40) /* to conforming code */
+#define SEL_GNULL   (SEL_FREE + 0x48) /* to a null selector */
+#define SEL_GDATA   (SEL_FREE + 0x50) /* to data */
+#define SEL_D1      (SEL_FREE + 0x58) /* data, DPL 1 */
+#define SEL_C16     (SEL_FREE + 0x60) /* 16-bit code of ring 0 at `low` */
+#define SEL_NPCODE  (SEL_FREE + 0x68)
 #define SEL_GNPCODE (SEL_FREE + 0x70)
-#define SEL_G3     (SEL_FREE + 0x78) /* gate of DPL 3 to ring 3 */
+#define SEL_G3      (SEL_FREE + 0x78) /* gate of DPL 3 to ring 3 */
 
 /* Where transfers lead: a trap that ends run(). */
 SNIP(target, "", "nop");
@@ -126,10 +127,10 @@ static void test_transfers(void)
     for (unsigned n = 0; n < ARRAY_SIZE(transfers); n++) {
         struct ctx c;
         transfer(&c, transfers[n].s, transfers[n].ring, transfers[n].sel);
-        bool good = transfers[n].cs ? c.vec == VEC_DONE && c.cs == transfers[n].cs &&
-                                          c.ip == target.end + 2
-                                    : c.vec == transfers[n].vec && c.err == transfers[n].err &&
-                                          c.ip == transfers[n].s->at;
+        bool good = transfers[n].cs
+                        ? c.vec == VEC_DONE && c.cs == transfers[n].cs && c.ip == target.end + 2
+                        : c.vec == transfers[n].vec && c.err == transfers[n].err &&
+                              c.ip == transfers[n].s->at;
         ok(good, "%s: vector %lu error code %lx CS %lx", transfers[n].name, c.vec, c.err, c.cs);
     }
 }
@@ -167,8 +168,8 @@ static void test_frames(void)
     gdt[SEL_D1 / 8] = make_desc(0, 0xff, 0x4000 | ATTR_DATA | ATTR_DPL(1));
     tss.esp1 = 8;
     transfer(&c, &far_call, 3, SEL_G1);
-    ok(c.vec == SS_ && c.err == SEL_D1 && c.ip == far_call.at, "no room for a gate's frame: %lu %lx",
-       c.vec, c.err);
+    ok(c.vec == SS_ && c.err == SEL_D1 && c.ip == far_call.at,
+       "no room for a gate's frame: %lu %lx", c.vec, c.err);
     make_descriptors();
     tss.esp1 = esp0;
     tss.ss1 = SEL_DATA0;
@@ -219,7 +220,8 @@ static void test_returns(void)
     ok(c.vec == GP && c.err == 0, "LRET with a null stack: %lu %lx", c.vec, c.err);
     const u32 conf[] = {target.start, SEL_CONF | 3, sp3, SEL_DATA3};
     with_frame(&c, &far_ret, 0, conf, 4);
-    ok(c.vec == VEC_DONE && c.cs == (SEL_CONF | 3), "LRET to conforming code in ring 3: %lu", c.vec);
+    ok(c.vec == VEC_DONE && c.cs == (SEL_CONF | 3), "LRET to conforming code in ring 3: %lu",
+       c.vec);
 }
 
 /* Flags that IRET and POPF may change (vol. 2, IRET, POPF). */
@@ -237,7 +239,8 @@ static void test_flags(void)
     expect("IRET in ring 3 keeps IF, IOPL, VIF", c.flags & (FL_IF | FL_IOPL | FL_VIF), 0);
     expect("and sets the others", c.flags & (FL_AC | FL_ID | FL_DF | FL_OF | FL_NT),
            FL_AC | FL_ID | FL_DF | FL_OF | FL_NT);
-    const u32 down[] = {target.start, SEL_CODE3_32, FL_ONE | FL_IF | FL_IOPL | FL_VIF, sp3, SEL_DATA3};
+    const u32 down[] = {target.start, SEL_CODE3_32, FL_ONE | FL_IF | FL_IOPL | FL_VIF, sp3,
+                        SEL_DATA3};
     with_frame(&c, &do_iret, 0, down, 5);
     expect("IRET in ring 0 sets IF, IOPL, VIF", c.flags & (FL_IF | FL_IOPL | FL_VIF),
            FL_IF | FL_IOPL | FL_VIF);
@@ -269,7 +272,8 @@ static void test_flags(void)
     ok(c.vec == GP && c.err == SEL_DATA0, "IRET to data: %lu %lx", c.vec, c.err);
     const u32 limit[] = {0xffffffff, SEL_C16, FL_ONE};
     with_frame(&c, &do_iret, 0, limit, 3);
-    ok(c.vec == GP && c.err == 0 && c.ip == do_iret.at, "IRET behind the limit: %lu %lx", c.vec, c.err);
+    ok(c.vec == GP && c.err == 0 && c.ip == do_iret.at, "IRET behind the limit: %lu %lx", c.vec,
+       c.err);
 }
 
 /* --- interrupt and trap gates (6.12.1.3) --- */
@@ -299,7 +303,8 @@ static void test_idt_gates(void)
     ctx_init(&c, &int_30, 3);
     c.flags |= FL_IF | FL_NT | FL_AC;
     run(&c);
-    expect("interrupt gate clears IF and NT, keeps AC", seen_flags & (FL_IF | FL_NT | FL_AC), FL_AC);
+    expect("interrupt gate clears IF and NT, keeps AC", seen_flags & (FL_IF | FL_NT | FL_AC),
+           FL_AC);
     expect("and IRET brings them back", c.flags & (FL_IF | FL_NT | FL_AC), FL_IF | FL_NT | FL_AC);
     set_gate(0x30, SEL_CODE0, stub, GATE_TRAP, 3, 0);
     ctx_init(&c, &int_30, 3);

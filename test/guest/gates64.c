@@ -21,8 +21,8 @@ static bool amd;
 
 static void make_gate(unsigned sel, unsigned to, u64 off, unsigned dpl, u32 odd)
 {
-    gdt[sel / 8] = (off & 0xffff) | (u64)to << 16 | (u64)(0x8c | dpl << 5) << 40 |
-                   (off >> 16 & 0xffff) << 48;
+    gdt[sel / 8] =
+        (off & 0xffff) | (u64)to << 16 | (u64)(0x8c | dpl << 5) << 40 | (off >> 16 & 0xffff) << 48;
     gdt[sel / 8 + 1] = off >> 32 | (u64)odd << 40;
 }
 
@@ -67,9 +67,11 @@ static void test_syscall(void)
     c.cs = SEL_CODE3_32;
     run(&c);
     if (amd)
-        ok(c.vec == VEC_DONE && (u32)c.gpr[CX] == do_syscall32.end, "SYSCALL from compatibility mode");
+        ok(c.vec == VEC_DONE && (u32)c.gpr[CX] == do_syscall32.end,
+           "SYSCALL from compatibility mode");
     else
-        ok(c.vec == UD && c.ip == do_syscall32.at, "#UD, SYSCALL from compatibility mode: %lu", c.vec);
+        ok(c.vec == UD && c.ip == do_syscall32.at, "#UD, SYSCALL from compatibility mode: %lu",
+           c.vec);
 }
 
 static void test_sysret(void)
@@ -187,7 +189,8 @@ static void test_transfers(void)
     transfer(&c, &far_jmp, 3, SEL_CODE0, target.start);
     ok(c.vec == GP && c.err == SEL_CODE0, "#GP, JMP to ring 0: %lu %lx", c.vec, c.err);
     transfer(&c, &far_jmp, 3, SEL_CONF, target.start);
-    ok(c.vec == VEC_DONE && c.cs == (SEL_CONF | 3), "JMP to conforming code: %lu CS %lx", c.vec, c.cs);
+    ok(c.vec == VEC_DONE && c.cs == (SEL_CONF | 3), "JMP to conforming code: %lu CS %lx", c.vec,
+       c.cs);
     transfer(&c, &far_jmp, 0, SEL_TSS, 0);
     ok(c.vec == GP && c.err == SEL_TSS, "#GP, JMP to a TSS: %lu %lx", c.vec, c.err);
 
@@ -195,8 +198,8 @@ static void test_transfers(void)
     const u64 *s = (const u64 *)c.gpr[SP];
     ok(c.vec == VEC_DONE && c.cs == SEL_CODE0 && c.gpr[SP] == (word)kernel_stack_top - 32,
        "CALL through a gate: CS %lx", c.cs);
-    ok(s[0] == far_call.end && s[1] == SEL_CODE3_64 && s[3] == SEL_DATA3, "its frame: %lx:%lx", s[1],
-       s[0]);
+    ok(s[0] == far_call.end && s[1] == SEL_CODE3_64 && s[3] == SEL_DATA3, "its frame: %lx:%lx",
+       s[1], s[0]);
     expect("SS of the new ring is null", c.ss & ~3ul, 0);
     ctx_init(&c, &far_call32, 3);
     c.cs = SEL_CODE3_32;
@@ -218,7 +221,8 @@ static void test_transfers(void)
     ok(c.vec == GP && c.err == 0, "#GP, gate to a non-canonical address: %lu %lx", c.vec, c.err);
     make_gate(SEL_GATE, SEL_CODE0, target.start, 3, 0);
     tss.sp[0] = NONCANON + 0x1000;
-    set_gate(SS_, SEL_CODE0, (idt[SS_ * 2] & 0xffff) | (idt[SS_ * 2] >> 32 & 0xffff0000), GATE_INT, 3, 1);
+    set_gate(SS_, SEL_CODE0, (idt[SS_ * 2] & 0xffff) | (idt[SS_ * 2] >> 32 & 0xffff0000), GATE_INT,
+             3, 1);
     tss.ist[0] = (word)kernel_stack_top;
     transfer(&c, &far_call, 3, SEL_GATE, 0);
     ok(c.vec == SS_ && c.err == 0, "#SS, non-canonical RSP0: %lu %lx", c.vec, c.err);
@@ -256,8 +260,8 @@ static void test_returns(void)
     ok(c.vec == VEC_DONE && c.cs == SEL_CODE3_32, "LRETQ to compatibility mode: %lu", c.vec);
     const u64 noncanon[] = {NONCANON, SEL_CODE3_64};
     with_frame(&c, &far_ret, 3, noncanon, 2, 0);
-    ok(c.vec == GP && c.err == 0 && c.ip == far_ret.at, "#GP, LRETQ to a non-canonical address: %lu",
-       c.vec);
+    ok(c.vec == GP && c.err == 0 && c.ip == far_ret.at,
+       "#GP, LRETQ to a non-canonical address: %lu", c.vec);
     const u64 null_ss[] = {target.start, SEL_CODE3_64, sp, 3};
     with_frame(&c, &far_ret, 0, null_ss, 4, 0);
     ok(c.vec == GP && c.err == 0, "#GP, null SS in ring 3: %lu", c.vec);

@@ -3,8 +3,8 @@
  */
 #include "guest.h"
 
-#define COM1 0x3f8
-#define EXIT 0xf4
+#define COM1        0x3f8
+#define EXIT        0xf4
 #define PM_TIMER_HZ 3579545u
 
 const char *cmdline = "";
@@ -239,8 +239,7 @@ void udelay(u32 us)
 u64 make_desc(u32 base, u32 limit, u32 attr)
 {
     return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)(attr & 0xff) << 40 |
-           (u64)(limit >> 16 & 0xf) << 48 | (u64)(attr >> 12 & 0xf) << 52 |
-           (u64)(base >> 24) << 56;
+           (u64)(limit >> 16 & 0xf) << 48 | (u64)(attr >> 12 & 0xf) << 52 | (u64)(base >> 24) << 56;
 }
 
 void set_gate(unsigned vec, unsigned sel, word off, unsigned type, unsigned dpl, unsigned ist)
@@ -277,12 +276,15 @@ void load_gdt_idt(void)
     __asm__ volatile("lgdt %0; lidt %1" : : "m"(g), "m"(i) : "memory");
 #if IS64
     __asm__ volatile("pushq %0; lea 1f(%%rip), %%rax; push %%rax; lretq; 1:"
-                     : : "i"(SEL_CODE0) : "rax", "memory");
+                     :
+                     : "i"(SEL_CODE0)
+                     : "rax", "memory");
 #else
     __asm__ volatile("ljmp %0, $1f; 1:" : : "i"(SEL_CODE0) : "memory");
 #endif
     __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss; mov %0, %%fs; mov %0, %%gs"
-                     : : "r"(SEL_DATA0));
+                     :
+                     : "r"(SEL_DATA0));
 }
 
 static void load_tables(void)

@@ -1,10 +1,10 @@
 /*
- * guest.h - what the tiny guests share: a console, a way to run a piece of code in any mode until it
- * traps, and the tables of a PC's processor.
+ * guest.h - what the tiny guests share: a console, a way to run a piece of code in any mode until
+ * it traps, and the tables of a PC's processor.
  *
  * A guest is one C file compiled freestanding for 32- or 64-bit protected mode and started by
- * multiboot (start32.S, start64.S). main() makes claims with ok() and expect(), each of which prints
- * a line "ok TEXT" or "not ok TEXT" on COM1; leaving goes through port 0xf4.
+ * multiboot (start32.S, start64.S). main() makes claims with ok() and expect(), each of which
+ * prints a line "ok TEXT" or "not ok TEXT" on COM1; leaving goes through port 0xf4.
  */
 #ifndef POPF_TEST_GUEST_H
 #define POPF_TEST_GUEST_H
@@ -108,12 +108,13 @@ enum { DE, DB, NMI, BP_, OF, BR, UD, NM, DF, XX9, TS, NP, SS_, GP, PF, XX15, MF,
 
 /* --- console and verdict --- */
 
-void print(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* %s %c %d %u %x %lx %llx */
+void print(const char *fmt, ...)
+    __attribute__((format(printf, 1, 2))); /* %s %c %d %u %x %lx %llx */
 void ok(bool cond, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void expect(const char *name, u64 got, u64 want);
 void skip(const char *name, const char *why);
 void known(bool cond, const char *name, const char *why); /* may fail: TAP's TODO */
-void leave(void) __attribute__((noreturn)); /* with success if nothing was "not ok" */
+void leave(void) __attribute__((noreturn));               /* with success if nothing was "not ok" */
 unsigned failures(void);
 
 /* The boot loader's command line, and the number that follows "name=" in it. */
@@ -169,27 +170,28 @@ struct frame {
 typedef void handler_fn(struct frame *f);
 extern handler_fn *handler[256];
 
-/* True between run() and the trap that ends it. A handler ends it by clearing itself and trap(f). */
+/* True between run() and the trap that ends it. A handler ends it by clearing itself and trap(f).
+ */
 bool is_running(void);
 void trap(struct frame *f);
 
 /* --- descriptor tables (SDM vol. 3A, 3.4.5, 6.11, 7.2) --- */
 
-#define SEL_CODE0   0x08
-#define SEL_DATA0   0x10
+#define SEL_CODE0    0x08
+#define SEL_DATA0    0x10
 #define SEL_CODE3_32 0x1b /* this order suits SYSRET and SYSEXIT */
-#define SEL_DATA3   0x23
+#define SEL_DATA3    0x23
 #define SEL_CODE3_64 0x2b
-#define SEL_DATA3B  0x33
+#define SEL_DATA3B   0x33
 #define SEL_CODE0_32 0x38
-#define SEL_TSS     0x40 /* 16 bytes in long mode */
-#define SEL_LDT     0x50
-#define SEL_FREE    0x60 /* from here on: a test's own */
-#define SEL_CODE3   (IS64 ? SEL_CODE3_64 : SEL_CODE3_32)
-#define GDT_N       64
+#define SEL_TSS      0x40 /* 16 bytes in long mode */
+#define SEL_LDT      0x50
+#define SEL_FREE     0x60 /* from here on: a test's own */
+#define SEL_CODE3    (IS64 ? SEL_CODE3_64 : SEL_CODE3_32)
+#define GDT_N        64
 
 extern u64 gdt[GDT_N];
-extern word idt[256 * 2]; /* 8 or 16 bytes each */
+extern word idt[256 * 2];          /* 8 or 16 bytes each */
 extern u8 *const kernel_stack_top; /* RSP0 */
 
 #define ATTR_DATA   0x93u
@@ -202,8 +204,15 @@ extern u8 *const kernel_stack_top; /* RSP0 */
 /* attr: access byte in bits 0-7; AVL, L, D/B, G in bits 12-15; the limit is the raw 20 bits. */
 u64 make_desc(u32 base, u32 limit, u32 attr);
 
-enum gate { GATE_TASK = 5, GATE_CALL16 = 4, GATE_INT16 = 6, GATE_TRAP16 = 7, GATE_CALL = 0xc,
-            GATE_INT = 0xe, GATE_TRAP = 0xf };
+enum gate {
+    GATE_TASK = 5,
+    GATE_CALL16 = 4,
+    GATE_INT16 = 6,
+    GATE_TRAP16 = 7,
+    GATE_CALL = 0xc,
+    GATE_INT = 0xe,
+    GATE_TRAP = 0xf
+};
 void set_gate(unsigned vec, unsigned sel, word off, unsigned type, unsigned dpl, unsigned ist);
 void reset_gate(unsigned vec); /* as the library had it: interrupt gate, DPL 3, our stub */
 
@@ -225,7 +234,7 @@ struct tss {
 #endif
 extern struct tss tss;
 void load_gdt_idt(void); /* and the kernel's segments; for processors that come later */
-void load_tr(void); /* sets the descriptor up anew and loads it */
+void load_tr(void);      /* sets the descriptor up anew and loads it */
 
 /* --- instructions --- */
 
@@ -325,10 +334,10 @@ static inline void invlpg(const volatile void *p)
     __asm__ volatile("invlpg %0" : : "m"(*(const volatile char *)p) : "memory");
 }
 
-#define cli()        __asm__ volatile("cli" : : : "memory")
-#define sti()        __asm__ volatile("sti" : : : "memory")
-#define barrier()    __asm__ volatile("" : : : "memory")
-#define cpu_relax()  __asm__ volatile("pause" : : : "memory")
+#define cli()         __asm__ volatile("cli" : : : "memory")
+#define sti()         __asm__ volatile("sti" : : : "memory")
+#define barrier()     __asm__ volatile("" : : : "memory")
+#define cpu_relax()   __asm__ volatile("pause" : : : "memory")
 #define sti_hlt_cli() __asm__ volatile("sti; hlt; cli" : : : "memory")
 
 /* Writes an MSR / reads one; the vector of the fault, or -1. */

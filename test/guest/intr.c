@@ -1,8 +1,8 @@
 /*
- * intr.c - interrupts: when they are taken, in which order, and that none is lost (SDM vol. 3A, 6.8,
- * 6.7.1, chapter 10; 8259A, 8254, 82093AA). Sources that a program can pull: the counter of the 8254
- * (IRQ 0), the keyboard controller's command D2 (IRQ 1), transmitter-empty of COM2 and COM1 (IRQ 3,
- * 4), the RTC (IRQ 8), and IPIs.
+ * intr.c - interrupts: when they are taken, in which order, and that none is lost (SDM vol.
+ * 3A, 6.8, 6.7.1, chapter 10; 8259A, 8254, 82093AA). Sources that a program can pull: the counter
+ * of the 8254 (IRQ 0), the keyboard controller's command D2 (IRQ 1), transmitter-empty of COM2 and
+ * COM1 (IRQ 3, 4), the RTC (IRQ 8), and IPIs.
  */
 #include "apic.h"
 
@@ -262,8 +262,7 @@ static void test_pit(void)
 /* --- between instructions (6.8.3; vol. 2, STI, POPF, MOV, IRET) --- */
 
 #define MARKED(name, code)                                                                         \
-    __asm__(".pushsection .snip, \"awx\"\n.globl " #name "\n" #name ":" code                         \
-            "\n.popsection\n");                                                                    \
+    __asm__(".pushsection .snip, \"awx\"\n.globl " #name "\n" #name ":" code "\n.popsection\n");   \
     extern const char name[]
 
 MARKED(sti_code, "sti\n sti_next: nop\n sti_after: nop; cli; ret");
@@ -271,7 +270,8 @@ MARKED(sticli_code, "sti; cli; nop; ret");
 MARKED(popf_code, "pushf; orl $0x200, (%rsp); popf\n popf_after: nop; nop; cli; ret");
 MARKED(stiss_code, "mov %ss, %eax; sti; mov %eax, %ss; nop\n stiss_after: nop; cli; ret");
 MARKED(stisti_code, "sti\n sti\n stisti_after: nop; nop; cli; ret");
-MARKED(stiret_code, "lea stiret_target(%rip), %rax; push %rax; sti; ret; ud2\n stiret_target: nop; cli; ret");
+MARKED(stiret_code,
+       "lea stiret_target(%rip), %rax; push %rax; sti; ret; ud2\n stiret_target: nop; cli; ret");
 MARKED(iret_code, "mov %rsp, %rax; mov %ss, %ecx; push %rcx; push %rax; pushf; orl $0x200, (%rsp);"
                   "push $8; lea iret_target(%rip), %rax; push %rax; iretq\n"
                   "iret_target: nop; nop; cli; ret");
@@ -579,7 +579,8 @@ static void level_again(unsigned vec)
 
 static void test_ioapic(void)
 {
-    ok((ioapic_read(1) >> 16 & 0xff) >= 23, "I/O APIC has %u inputs", (ioapic_read(1) >> 16 & 0xff) + 1);
+    ok((ioapic_read(1) >> 16 & 0xff) >= 23, "I/O APIC has %u inputs",
+       (ioapic_read(1) >> 16 & 0xff) + 1);
     pit_start(0, 0xffff);
     ioapic_route(2, 0x57, 0);
     forget();
@@ -646,7 +647,8 @@ static void test_x2apic(void)
     expect("#GP, ICR's upper half", (u32)try_rdmsr(X2(APIC_ICR2), &v), GP);
     expect("#GP, ICR's reserved bits", (u32)try_wrmsr(X2(APIC_ICR), 1u << 20), GP);
     expect("#GP, no such register", (u32)try_rdmsr(0x8ff, &v), GP);
-    expect("#GP, from x2APIC straight to xAPIC", (u32)try_wrmsr(MSR_APIC_BASE, base & ~0x400ull), GP);
+    expect("#GP, from x2APIC straight to xAPIC", (u32)try_wrmsr(MSR_APIC_BASE, base & ~0x400ull),
+           GP);
     expect("#GP, x2APIC without the enable bit",
            (u32)try_wrmsr(MSR_APIC_BASE, (base & ~0x800ull) | 0x400), GP);
     wrmsr(MSR_APIC_BASE, base & ~0xc00ull);

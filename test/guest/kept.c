@@ -1,7 +1,7 @@
 /*
- * kept.c - the guest of test_interrupts.c: interrupts that arrive while IF is clear. It and the host
- * talk through struct shared at SHARED. "apic=1": by I/O APIC and local APIC instead of the 8259.
- * "echo=1": IF stays set, and the interrupt handler sends back what COM1 receives.
+ * kept.c - the guest of test_interrupts.c: interrupts that arrive while IF is clear. It and the
+ * host talk through struct shared at SHARED. "apic=1": by I/O APIC and local APIC instead of the
+ * 8259. "echo=1": IF stays set, and the interrupt handler sends back what COM1 receives.
  */
 #include "apic.h"
 

@@ -1,7 +1,7 @@
 /*
- * modes.c - real mode, virtual-8086 mode with and without CR4.VME, protected-mode virtual interrupts,
- * the I/O permission bitmap, and the way through every mode and back (SDM vol. 3A, 9.8, 9.9, chapter
- * 20; vol. 1, 18.5).
+ * modes.c - real mode, virtual-8086 mode with and without CR4.VME, protected-mode virtual
+ * interrupts, the I/O permission bitmap, and the way through every mode and back (SDM vol.
+ * 3A, 9.8, 9.9, chapter 20; vol. 1, 18.5).
  */
 #include "apic.h"
 
@@ -17,10 +17,10 @@ struct real {
 extern const char real_begin[], real_end[], real_regs[], real_stubs[];
 void enter_real(void);
 
-#define BLOB     0x10000u
-#define CODE     0x20000u /* 16-bit snippets are copied here */
-#define CODE_SEG 0x2000
-#define DATA_SEG 0x3000
+#define BLOB      0x10000u
+#define CODE      0x20000u /* 16-bit snippets are copied here */
+#define CODE_SEG  0x2000
+#define DATA_SEG  0x3000
 #define STACK_SEG 0x4000
 
 static void real_setup(void)
@@ -74,7 +74,8 @@ SNIP16(r_verr, "", "verr %ax");
 SNIP16(r_lldt, "", "lldt %ax");
 SNIP16(r_arpl, "", ".byte 0x63, 0xc0");
 SNIP16(r_sgdt, "", "sgdt 0");
-SNIP16(r_pe, "mov %cr0, %eax; mov %eax, %ebx; or $1, %al; mov %eax, %cr0; mov $0x99, %cx", "mov %ebx, %cr0");
+SNIP16(r_pe, "mov %cr0, %eax; mov %eax, %ebx; or $1, %al; mov %eax, %cr0; mov $0x99, %cx",
+       "mov %ebx, %cr0");
 SNIP16(r_seg, "mov $0x1234, %ax; mov %ax, %ds; movw $0x5566, 0x10; mov $0x1235, %ax; mov %ax, %es",
        "mov %es:0, %dx");
 SNIP16(r_high, "mov $0xffff, %ax; mov %ax, %ds", "mov 0x10, %eax");
@@ -91,8 +92,8 @@ static void real_case(const char *name, const struct snip *s, unsigned vec)
     real_init(&r, s);
     run_real(&r);
     u16 want = (u16)((vec == VEC_DONE ? s->end + 2 : s->at) - s->start);
-    ok(r.vec == vec && r.ip == want && r.cs == CODE_SEG, "real mode, %s: vector %u at %x, want %u at %x",
-       name, r.vec, r.ip, vec, want);
+    ok(r.vec == vec && r.ip == want && r.cs == CODE_SEG,
+       "real mode, %s: vector %u at %x, want %u at %x", name, r.vec, r.ip, vec, want);
 }
 
 static void test_real(void)
@@ -135,7 +136,8 @@ static void test_real(void)
     r.keep_es = 1;
     *(volatile u32 *)0x800000 = 0x600df00d;
     run_real(&r);
-    ok(r.vec == VEC_DONE && r.gpr[AX] == 0x600df00d, "big real mode: a limit of 4 GiB stays: %u", r.vec);
+    ok(r.vec == VEC_DONE && r.gpr[AX] == 0x600df00d, "big real mode: a limit of 4 GiB stays: %u",
+       r.vec);
     real_init(&r, &r_pe);
     run_real(&r);
     ok(r.vec == VEC_DONE && (u16)r.gpr[CX] == 0x99, "CR0.PE on and off without a jump: %u", r.vec);
@@ -163,7 +165,8 @@ static void test_real_interrupts(void)
     pit_start(0, 3000);
     real_init(&r, &r_hlt);
     run_real(&r);
-    ok(r.vec == 0x20 && r.ip == r_hlt.at + 1 - r_hlt.start, "HLT in real mode: %x at %x", r.vec, r.ip);
+    ok(r.vec == 0x20 && r.ip == r_hlt.at + 1 - r_hlt.start, "HLT in real mode: %x at %x", r.vec,
+       r.ip);
     pic_eoi(0);
     pic_setup(0);
 }
@@ -180,7 +183,8 @@ SNIP16(v_popf_tf, "pushw $0x0102", "popf");
 SNIP16(v_int, "", "int $0x42");
 SNIP16(v_int3, "", "int3");
 SNIP16(v_into, "mov $0x7f, %al; inc %al", "into");
-SNIP16(v_iret, "pushw $0x0202; pushw %cs; call 3f; 3: pop %ax; add $4f - 3b, %ax; push %ax", "iret; 4: nop");
+SNIP16(v_iret, "pushw $0x0202; pushw %cs; call 3f; 3: pop %ax; add $4f - 3b, %ax; push %ax",
+       "iret; 4: nop");
 SNIP16(v_hlt, "", "hlt");
 SNIP16(v_lgdt, "", "lgdt 0");
 SNIP16(v_cr0, "", "mov %cr0, %eax");
@@ -228,16 +232,26 @@ static void test_v86(void)
         const struct snip *s;
         u8 at3, at0; /* vector with IOPL 3 and 0 */
     } cases[] = {
-        {"CLI", &v_cli, VEC_DONE, GP},     {"STI", &v_sti, VEC_DONE, GP},
-        {"PUSHF", &v_pushf, VEC_DONE, GP}, {"PUSHFD", &v_pushfd, VEC_DONE, GP},
-        {"POPF", &v_popf_cli, VEC_DONE, GP}, {"INT n", &v_int, 0x42, GP},
-        {"INT3", &v_int3, BP_, BP_},       {"INTO", &v_into, OF, OF},
-        {"IRET", &v_iret, VEC_DONE, GP},   {"HLT", &v_hlt, GP, GP},
-        {"LGDT", &v_lgdt, GP, GP},         {"MOV from CR0", &v_cr0, GP, GP},
-        {"CLTS", &v_clts, GP, GP},         {"LAR", &v_lar, UD, UD},
-        {"STR", &v_str, UD, UD},           {"SMSW", &v_smsw, VEC_DONE, VEC_DONE},
-        {"IN, port denied", &v_in, GP, GP}, {"OUT, port denied", &v_out, GP, GP},
-        {"MOV to ES", &v_mov_es, VEC_DONE, VEC_DONE}, {"limit", &v_limit, GP, GP},
+        {"CLI", &v_cli, VEC_DONE, GP},
+        {"STI", &v_sti, VEC_DONE, GP},
+        {"PUSHF", &v_pushf, VEC_DONE, GP},
+        {"PUSHFD", &v_pushfd, VEC_DONE, GP},
+        {"POPF", &v_popf_cli, VEC_DONE, GP},
+        {"INT n", &v_int, 0x42, GP},
+        {"INT3", &v_int3, BP_, BP_},
+        {"INTO", &v_into, OF, OF},
+        {"IRET", &v_iret, VEC_DONE, GP},
+        {"HLT", &v_hlt, GP, GP},
+        {"LGDT", &v_lgdt, GP, GP},
+        {"MOV from CR0", &v_cr0, GP, GP},
+        {"CLTS", &v_clts, GP, GP},
+        {"LAR", &v_lar, UD, UD},
+        {"STR", &v_str, UD, UD},
+        {"SMSW", &v_smsw, VEC_DONE, VEC_DONE},
+        {"IN, port denied", &v_in, GP, GP},
+        {"OUT, port denied", &v_out, GP, GP},
+        {"MOV to ES", &v_mov_es, VEC_DONE, VEC_DONE},
+        {"limit", &v_limit, GP, GP},
         {"DIV by zero", &v_div, DE, DE},
     };
     u32 err42 = 0;
@@ -293,8 +307,8 @@ static void test_v86_interrupt(void)
     v86_init(&c, &v_count, 3, FL_IF);
     run(&c);
     pit_start(0, 0xffff);
-    ok(c.vec == VEC_DONE && ticks && (u32)c.gpr[CX] == 0, "V86 is interrupted and goes on: %u times",
-       ticks);
+    ok(c.vec == VEC_DONE && ticks && (u32)c.gpr[CX] == 0,
+       "V86 is interrupted and goes on: %u times", ticks);
     pic_setup(0);
     handler[0x20] = NULL;
 }
@@ -326,12 +340,14 @@ static void test_vme(void)
         return;
     }
     vme_run(&c, &v_cli, 0, FL_VIF | FL_IF, false);
-    ok(vme_done(&c, &v_cli) && !(c.flags & FL_VIF) && c.flags & FL_IF, "VME: CLI clears VIF: %lu %lx",
-       c.vec, c.flags);
+    ok(vme_done(&c, &v_cli) && !(c.flags & FL_VIF) && c.flags & FL_IF,
+       "VME: CLI clears VIF: %lu %lx", c.vec, c.flags);
     vme_run(&c, &v_sti, 0, 0, false);
-    ok(vme_done(&c, &v_sti) && c.flags & FL_VIF && !(c.flags & FL_IF), "VME: STI sets VIF: %lx", c.flags);
+    ok(vme_done(&c, &v_sti) && c.flags & FL_VIF && !(c.flags & FL_IF), "VME: STI sets VIF: %lx",
+       c.flags);
     vme_run(&c, &v_sti, 0, FL_VIP, false);
-    ok(c.vec == GP && c.ip == v_sti.at - v_sti.start && !(c.flags & FL_VIF), "VME: STI with VIP: #GP");
+    ok(c.vec == GP && c.ip == v_sti.at - v_sti.start && !(c.flags & FL_VIF),
+       "VME: STI with VIP: #GP");
     vme_run(&c, &v_pushf, 0, FL_VIF, false);
     u16 pushed = *(volatile u16 *)(STACK_SEG * 16 + 0xffe);
     ok(vme_done(&c, &v_pushf) && (pushed & (FL_IOPL | FL_IF)) == (FL_IOPL | FL_IF),
@@ -343,8 +359,8 @@ static void test_vme(void)
     ok(vme_done(&c, &v_popf) && c.flags & FL_VIF && !(c.flags & (FL_IF | FL_IOPL)),
        "VME: POPF sets VIF: %lx", c.flags);
     vme_run(&c, &v_popf_cli, 0, FL_VIF | FL_IF, false);
-    ok(vme_done(&c, &v_popf_cli) && !(c.flags & FL_VIF) && c.flags & FL_IF, "VME: POPF clears VIF: %lx",
-       c.flags);
+    ok(vme_done(&c, &v_popf_cli) && !(c.flags & FL_VIF) && c.flags & FL_IF,
+       "VME: POPF clears VIF: %lx", c.flags);
     vme_run(&c, &v_popf, 0, FL_VIP, false);
     ok(c.vec == GP && c.ip == v_popf.at - v_popf.start, "VME: POPF that sets VIF with VIP: #GP");
     vme_run(&c, &v_popf_tf, 0, 0, false);
@@ -355,7 +371,8 @@ static void test_vme(void)
     ok(vme_done(&c, &v_iret) && c.flags & FL_VIF, "VME: IRET sets VIF: %lu at %lx %lx", c.vec, c.ip,
        c.flags);
 
-    /* INT n through the machine's IVT: the stub there is real mode's, and its first act is a PUSH. */
+    /* INT n through the machine's IVT: the stub there is real mode's, and its first act is a PUSH.
+     */
     volatile u32 *ivt = (volatile u32 *)(word)cmdline_number("none", 0);
     u32 old = ivt[0x42];
     *(volatile u16 *)(CODE + 0x800) = 0xf4f4; /* HLT: #GP there */
@@ -370,7 +387,8 @@ static void test_vme(void)
     vme_run(&c, &v_int, 0, 0, false);
     ok(c.vec == GP && c.ip == v_int.at - v_int.start, "VME: INT n not redirected, IOPL 0: #GP");
     vme_run(&c, &v_int, 3, FL_IF, true);
-    ok(c.vec == GP && c.ip == 0x800 && !(c.flags & FL_IF), "VME: INT n redirected, IOPL 3: IF is cleared");
+    ok(c.vec == GP && c.ip == 0x800 && !(c.flags & FL_IF),
+       "VME: INT n redirected, IOPL 3: IF is cleared");
     vme_run(&c, &v_int, 3, 0, false);
     ok(c.vec == 0x42, "VME: INT n not redirected, IOPL 3: to the monitor");
     vme_run(&c, &v_int3, 0, 0, true);
@@ -397,13 +415,16 @@ static void test_pvi(void)
 {
     struct ctx c;
     pvi_run(&c, &p_cli, FL_VIF | FL_IF);
-    ok(c.vec == VEC_DONE && !(c.flags & FL_VIF) && c.flags & FL_IF, "PVI: CLI: %lu %lx", c.vec, c.flags);
+    ok(c.vec == VEC_DONE && !(c.flags & FL_VIF) && c.flags & FL_IF, "PVI: CLI: %lu %lx", c.vec,
+       c.flags);
     pvi_run(&c, &p_sti, 0);
-    ok(c.vec == VEC_DONE && c.flags & FL_VIF && !(c.flags & FL_IF), "PVI: STI: %lu %lx", c.vec, c.flags);
+    ok(c.vec == VEC_DONE && c.flags & FL_VIF && !(c.flags & FL_IF), "PVI: STI: %lu %lx", c.vec,
+       c.flags);
     pvi_run(&c, &p_sti, FL_VIP);
     ok(c.vec == GP && c.err == 0 && c.ip == p_sti.at, "PVI: STI with VIP: %lu", c.vec);
     pvi_run(&c, &p_popf, 0);
-    ok(c.vec == VEC_DONE && !(c.flags & (FL_VIF | FL_IF)), "PVI: POPF changes neither: %lx", c.flags);
+    ok(c.vec == VEC_DONE && !(c.flags & (FL_VIF | FL_IF)), "PVI: POPF changes neither: %lx",
+       c.flags);
 }
 
 /* --- I/O permission bitmap (vol. 1, 18.5.2) --- */
@@ -418,8 +439,8 @@ static void io(const char *name, const struct snip *s, u16 port, bool allowed)
     ctx_init(&c, s, 3);
     c.gpr[DX] = port;
     run(&c);
-    ok(allowed ? c.vec == VEC_DONE : c.vec == GP && c.err == 0 && c.ip == s->at, "I/O bitmap: %s: %lu",
-       name, c.vec);
+    ok(allowed ? c.vec == VEC_DONE : c.vec == GP && c.err == 0 && c.ip == s->at,
+       "I/O bitmap: %s: %lu", name, c.vec);
 }
 
 static void test_bitmap(void)
@@ -530,8 +551,10 @@ static void test_long(void)
     expect("and real mode afterwards", r.vec, VEC_DONE);
 }
 
-SNIP(lme_no_pae, "mov $0xc0000080, %ecx; rdmsr; or $0x100, %eax; wrmsr; mov %cr0, %ebx; mov %ebx, %edx;"
-                 "or $0x80000000, %ebx", "mov %ebx, %cr0");
+SNIP(lme_no_pae,
+     "mov $0xc0000080, %ecx; rdmsr; or $0x100, %eax; wrmsr; mov %cr0, %ebx; mov %ebx, %edx;"
+     "or $0x80000000, %ebx",
+     "mov %ebx, %cr0");
 
 static void test_lme(void)
 {

@@ -1,6 +1,6 @@
 /*
- * msr.c - model-specific, control and extended control registers: what can be read and written, what
- * is #GP; that CPUID says the same (SDM vol. 3A, 2.5, 2.6, 11.11, 11.12, 13.3; vol. 4).
+ * msr.c - model-specific, control and extended control registers: what can be read and written,
+ * what is #GP; that CPUID says the same (SDM vol. 3A, 2.5, 2.6, 11.11, 11.12, 13.3; vol. 4).
  */
 #include "guest.h"
 
@@ -102,8 +102,8 @@ static void test_types(void)
 
 static void test_absent(void)
 {
-    static const u32 none[] = {0x0badbad0, 0x4fff, 0xc0000000, 0xc0002000, 0x7ff, 0x900,
-                               0xc00000f0, 0xffffffff, 0x80000000};
+    static const u32 none[] = {0x0badbad0, 0x4fff,     0xc0000000, 0xc0002000, 0x7ff,
+                               0x900,      0xc00000f0, 0xffffffff, 0x80000000};
     unsigned bad = 0;
     for (unsigned n = 0; n < ARRAY_SIZE(none); n++) {
         u64 v;
@@ -189,13 +189,20 @@ static void test_cr(void)
         u32 leaf;
         u8 reg, feature;
     } needs[] = {
-        {"CR4.UMIP goes with CPUID", 11, 7, 2, 2},      {"CR4.FSGSBASE goes with CPUID", 16, 7, 1, 0},
-        {"CR4.OSXSAVE goes with CPUID", 18, 1, 2, 26},  {"CR4.PSE goes with CPUID", 4, 1, 3, 3},
-        {"CR4.PKE goes with CPUID", 22, 7, 2, 3},       {"CR4.CET goes with CPUID", 23, 7, 2, 7},
-        {"CR4.VMXE goes with CPUID", 13, 1, 2, 5},      {"CR4.SMXE goes with CPUID", 14, 1, 2, 6},
-        {"CR4.LA57 goes with CPUID", 12, 7, 2, 16},     {"CR4.PCIDE goes with CPUID", 17, 1, 2, 17},
-        {"CR4.PGE goes with CPUID", 7, 1, 3, 13},       {"CR4.MCE goes with CPUID", 6, 1, 3, 7},
-        {"CR4.VME goes with CPUID", 0, 1, 3, 1},        {"CR4.DE goes with CPUID", 3, 1, 3, 2},
+        {"CR4.UMIP goes with CPUID", 11, 7, 2, 2},
+        {"CR4.FSGSBASE goes with CPUID", 16, 7, 1, 0},
+        {"CR4.OSXSAVE goes with CPUID", 18, 1, 2, 26},
+        {"CR4.PSE goes with CPUID", 4, 1, 3, 3},
+        {"CR4.PKE goes with CPUID", 22, 7, 2, 3},
+        {"CR4.CET goes with CPUID", 23, 7, 2, 7},
+        {"CR4.VMXE goes with CPUID", 13, 1, 2, 5},
+        {"CR4.SMXE goes with CPUID", 14, 1, 2, 6},
+        {"CR4.LA57 goes with CPUID", 12, 7, 2, 16},
+        {"CR4.PCIDE goes with CPUID", 17, 1, 2, 17},
+        {"CR4.PGE goes with CPUID", 7, 1, 3, 13},
+        {"CR4.MCE goes with CPUID", 6, 1, 3, 7},
+        {"CR4.VME goes with CPUID", 0, 1, 3, 1},
+        {"CR4.DE goes with CPUID", 3, 1, 3, 2},
     };
     for (unsigned n = 0; n < ARRAY_SIZE(needs); n++) {
         bool has = cpu_has(needs[n].leaf, needs[n].reg, needs[n].feature);
@@ -285,8 +292,10 @@ static void test_cpuid(void)
     expect("CPUID zero-extends", (a | b | c | d) >> 32, 0);
     /* EFLAGS.ID can be toggled, other reserved bits cannot. */
     u64 f;
-    __asm__ volatile("pushf; pop %0; xor $0x200000, %0; push %0; popf; pushf; pop %0; xor $0x200000, %0;"
-                     "push %0; popf" : "=&r"(f));
+    __asm__ volatile(
+        "pushf; pop %0; xor $0x200000, %0; push %0; popf; pushf; pop %0; xor $0x200000, %0;"
+        "push %0; popf"
+        : "=&r"(f));
     __asm__ volatile("push %0; popf; pushf; pop %0" : "+r"(f));
     expect("RFLAGS: bit 1 is set, 3, 5, 15 and above 21 are clear", f & 0xffffffffffc0802a, 2);
 }

@@ -1,5 +1,6 @@
 /*
- * run_guest - runs a tiny guest under every engine that this host has, and prints its claims as TAP.
+ * run_guest - runs a tiny guest under every engine that this host has, and prints its claims as
+ * TAP.
  *
  *     run_guest [--cpus N] [--memory MIB] [--append STRING] [--expect exit|shutdown|any]
  *               [--timeout SECONDS] [--seeds N] GUEST
@@ -138,8 +139,8 @@ static void run_engine(const struct options *o, const char *engine, unsigned see
     if (o->expect == EXPECT_EXIT && strstr(t.buf ? t.buf : "", "\nend ") == NULL)
         good = false;
     char what[600];
-    snprintf(what, sizeof(what), "%s (%s)", good ? "ends as it should" : "does not end as it should",
-             how.text);
+    snprintf(what, sizeof(what), "%s (%s)",
+             good ? "ends as it should" : "does not end as it should", how.text);
     claim(good, engine, what);
     popf_destroy(vm);
     free(t.buf);
@@ -183,7 +184,8 @@ static const char *why_not_kvm(const struct options *o)
     struct popf *vm = create(o, "auto", 0, &t, NULL);
     bool yes = vm && !strcmp(popf_engine(vm), "kvm");
     popf_destroy(vm);
-    return yes ? NULL : "auto does not take it here (popf doctor says why); POPF_TEST_KVM=1 insists";
+    return yes ? NULL
+               : "auto does not take it here (popf doctor says why); POPF_TEST_KVM=1 insists";
 }
 
 static int parse(struct options *o, int argc, char **argv)
@@ -222,7 +224,8 @@ int main(int argc, char **argv)
     struct options o = {.append = "", .cpus = 1, .memory = 32, .timeout = 20};
     if (parse(&o, argc, argv)) {
         fputs("usage: run_guest [--cpus N] [--memory MIB] [--append STRING] "
-              "[--expect exit|shutdown|any] [--timeout S] [--seeds N] GUEST\n", stderr);
+              "[--expect exit|shutdown|any] [--timeout S] [--seeds N] GUEST\n",
+              stderr);
         return 2;
     }
     const char *only = getenv("POPF_TEST_ENGINE");

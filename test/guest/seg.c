@@ -1,7 +1,7 @@
 /*
- * seg.c - segmentation: limits, types, LAR and its kin, accessed bits, LDT and TR loads, and in long
- * mode what is left of it: FS and GS bases, SWAPGS, ignored limits (SDM vol. 3A, 3.4, 5.3 to 5.11; vol.
- * 2, LAR, LSL, VERR, ARPL, LLDT, LTR, SWAPGS).
+ * seg.c - segmentation: limits, types, LAR and its kin, accessed bits, LDT and TR loads, and in
+ * long mode what is left of it: FS and GS bases, SWAPGS, ignored limits (SDM vol. 3A, 3.4, 5.3
+ * to 5.11; vol. 2, LAR, LSL, VERR, ARPL, LLDT, LTR, SWAPGS).
  */
 #include "guest.h"
 
@@ -57,7 +57,8 @@ static void test_lar(void)
             if (op == LAR && want)
                 value = d >> 32 & 0xffff00; /* bits 16-19 are undefined */
             u32 mask = op == LAR ? 0xf0ff00 : ~0u;
-            if (c.vec != VEC_DONE || got != want || (op < 2 && (c.gpr[CX] & mask) != (value & mask)))
+            if (c.vec != VEC_DONE || got != want ||
+                (op < 2 && (c.gpr[CX] & mask) != (value & mask)))
                 if (bad++ < 3)
                     print("%s type %x DPL %u CPL %u RPL %u: vector %lu ZF %d ECX %lx\n", name[op],
                           type, dpl, cpl, rpl, c.vec, got, c.gpr[CX]);
@@ -326,7 +327,8 @@ static void test_bases(void)
     gdt[SEL_T / 8] = make_desc(0x10000000, 0, ATTR_DATA);
     read_by("no base nor limit for DS", &rd_ds, (word)cell, 0x1111);
     expect("#GP, FS base non-canonical", (u32)try_wrmsr(MSR_FS_BASE, NONCANON), GP);
-    expect("#GP, GS base non-canonical", (u32)try_wrmsr(MSR_GS_BASE, ~NONCANON & ~0xfffful << 44), GP);
+    expect("#GP, GS base non-canonical", (u32)try_wrmsr(MSR_GS_BASE, ~NONCANON & ~0xfffful << 44),
+           GP);
     expect("#GP, kernel GS base non-canonical", (u32)try_wrmsr(MSR_KERNEL_GS_BASE, BIT(63)), GP);
     wrmsr(MSR_FS_BASE, 0xffff800000000000);
     expect("negative FS base", rdmsr(MSR_FS_BASE), 0xffff800000000000);

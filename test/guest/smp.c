@@ -1,11 +1,11 @@
 /*
- * smp.c - several processors: INIT and SIPI, IPIs of every kind, atomic operations, memory order, TLB
- * shoot-down, code modified by another processor (SDM vol. 3A, chapter 8 and 10.6). "cpus=N".
+ * smp.c - several processors: INIT and SIPI, IPIs of every kind, atomic operations, memory order,
+ * TLB shoot-down, code modified by another processor (SDM vol. 3A, chapter 8 and 10.6). "cpus=N".
  */
 #include "apic.h"
 
 #define CPUS_MAX 8
-#define LOOPS    20000u
+#define LOOPS    6000u
 #define VEC_IPI  0x50
 #define VEC_TLB  0x51
 
@@ -88,7 +88,7 @@ static void eoi(void)
 static bool wait_for(volatile u32 *p, u32 want)
 {
     u32 from = usec();
-    while (*p < want && usec() - from < 5000000)
+    while (*p < want && usec() - from < 1500000)
         cpu_relax();
     return *p >= want;
 }
@@ -191,7 +191,8 @@ static void count_pair(unsigned cpu)
         do
             __asm__ volatile("lock cmpxchg16b %0; setz %1"
                              : "+m"(pair), "=q"(done), "+a"(lo), "+d"(hi)
-                             : "b"(lo + 1), "c"(hi + 3) : "cc", "memory");
+                             : "b"(lo + 1), "c"(hi + 3)
+                             : "cc", "memory");
         while (!done);
     }
 }
@@ -206,7 +207,8 @@ static void count_eight(unsigned cpu)
         do
             __asm__ volatile("lock cmpxchg8b %0; setz %1"
                              : "+m"(eight), "=q"(done), "+a"(lo), "+d"(hi)
-                             : "b"(lo + 1), "c"(hi + 2) : "cc", "memory");
+                             : "b"(lo + 1), "c"(hi + 2)
+                             : "cc", "memory");
         while (!done);
     }
 }
@@ -241,7 +243,8 @@ static void test_atomics(void)
 {
     bool good = together(count_add);
     const u32 all = LOOPS * ncpus;
-    ok(good && counters[0] == all && counters[1] == (u32)-all && counters[2] == all && counters[3] == all,
+    ok(good && counters[0] == all && counters[1] == (u32)-all && counters[2] == all &&
+           counters[3] == all,
        "LOCK INC, SUB, XADD, CMPXCHG: %x %x %x %x of %x", counters[0], -counters[1], counters[2],
        counters[3], all);
     good = together(count_bytes);
@@ -249,7 +252,8 @@ static void test_atomics(void)
     bool bytes = true;
     for (unsigned n = 0; n < ncpus && n < 4; n++)
         bytes &= b[n] == (u8)LOOPS;
-    ok(good && bytes && (u16)counters[5] == (u16)all && counters[6] == 0, "LOCK of bytes, words and bits");
+    ok(good && bytes && (u16)counters[5] == (u16)all && counters[6] == 0,
+       "LOCK of bytes, words and bits");
     together(count_pair);
     ok(pair.lo == LOOPS / 2 * ncpus && pair.hi == 3 * pair.lo, "LOCK CMPXCHG16B: %lx", pair.lo);
     together(count_eight);
@@ -270,14 +274,14 @@ static volatile u32 msg_wrong;
 static void pass_messages(unsigned cpu)
 {
     if (cpu == 0) {
-        for (u32 n = 1; n <= 50000; n++) {
+        for (u32 n = 1; n <= 15000; n++) {
             msg_data = n;
             barrier();
             msg_flag = n;
         }
     } else if (cpu == 1) {
         u32 f = 0;
-        while (f < 50000) {
+        while (f < 15000) {
             f = msg_flag;
             barrier();
             if (msg_data < f)
@@ -315,7 +319,8 @@ static void test_order(void)
 {
     ok(together(pass_messages) && !msg_wrong, "stores are seen in order: %u not", msg_wrong);
     msg_wrong = 0;
-    ok(together(store_buffers) && !msg_wrong, "MFENCE orders a store before a load: %u not", msg_wrong);
+    ok(together(store_buffers) && !msg_wrong, "MFENCE orders a store before a load: %u not",
+       msg_wrong);
 }
 
 /* --- IPIs --- */

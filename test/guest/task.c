@@ -1,6 +1,6 @@
 /*
- * task.c - hardware task switches: by JMP, CALL, IRET and task gates, busy bits, NT and the link, faults
- * on the way, 16-bit TSSs, the T bit (SDM vol. 3A, chapter 7).
+ * task.c - hardware task switches: by JMP, CALL, IRET and task gates, busy bits, NT and the link,
+ * faults on the way, 16-bit TSSs, the T bit (SDM vol. 3A, chapter 7).
  */
 #include "guest.h"
 
@@ -16,8 +16,8 @@
 #define TSS_BYTES 104
 
 struct tss16 {
-    u16 link, sp0, ss0, sp1, ss1, sp2, ss2, ip, flags, ax, cx, dx, bx, sp, bp, si, di, es, cs, ss, ds,
-        ldt;
+    u16 link, sp0, ss0, sp1, ss1, sp2, ss2, ip, flags, ax, cx, dx, bx, sp, bp, si, di, es, cs, ss,
+        ds, ldt;
 } __attribute__((packed));
 
 static struct tss other __attribute__((aligned(16)));
@@ -92,8 +92,8 @@ static void test_jmp(void)
     expect("TR", task_register(), SEL_A);
     ok(type_of(SEL_TSS) == 9 && type_of(SEL_A) == 0xb, "busy bits: %x %x", type_of(SEL_TSS),
        type_of(SEL_A));
-    ok(tss.eip == jmp_task.end && tss.ecx == 0x1234 && tss.cs == SEL_CODE0, "the old task is saved: %x",
-       tss.eip);
+    ok(tss.eip == jmp_task.end && tss.ecx == 0x1234 && tss.cs == SEL_CODE0,
+       "the old task is saved: %x", tss.eip);
     expect("CR0.TS is set", read_cr0() & CR0_TS, CR0_TS);
     ok(!(c.flags & FL_NT) && other.link == 0, "not nested");
     __asm__ volatile("clts");
@@ -104,8 +104,8 @@ static void test_call(void)
     struct ctx c;
     setup(&task_body);
     transfer(&c, &call_task, 0, SEL_A);
-    ok(c.vec == VEC_DONE && c.flags & FL_NT && (u16)other.link == SEL_TSS, "CALL nests: NT, link %x",
-       other.link);
+    ok(c.vec == VEC_DONE && c.flags & FL_NT && (u16)other.link == SEL_TSS,
+       "CALL nests: NT, link %x", other.link);
     ok(type_of(SEL_TSS) == 0xb && type_of(SEL_A) == 0xb, "busy bits: %x %x", type_of(SEL_TSS),
        type_of(SEL_A));
     setup(&task_iret);
@@ -128,8 +128,8 @@ static void test_gates(void)
     ok(c.vec == VEC_DONE && c.cs == SEL_CODE0, "CALL through a task gate from ring 3: %lu", c.vec);
     setup(&task_iret);
     transfer(&c, &call_task, 3, SEL_GATE);
-    ok(c.vec == VEC_DONE && c.cs == SEL_CODE3_32 && c.ip == call_task.end + 2, "and back: %lu CS %lx",
-       c.vec, c.cs);
+    ok(c.vec == VEC_DONE && c.cs == SEL_CODE3_32 && c.ip == call_task.end + 2,
+       "and back: %lu CS %lx", c.vec, c.cs);
     setup(&task_body);
     transfer(&c, &call_task, 3, SEL_A);
     ok(c.vec == GP && c.err == SEL_A, "#GP, TSS of DPL 0 from ring 3: %lu %lx", c.vec, c.err);
@@ -139,8 +139,8 @@ static void test_gates(void)
     ctx_init(&c, &int_task, 3);
     c.gpr[BX] = 5;
     run(&c);
-    ok(c.vec == VEC_DONE && c.ip == int_task.end + 2 && c.gpr[BX] == 5, "INT n to a task and back: %lu",
-       c.vec);
+    ok(c.vec == VEC_DONE && c.ip == int_task.end + 2 && c.gpr[BX] == 5,
+       "INT n to a task and back: %lu", c.vec);
     expect("the handler task ran", other.ebx, 0xb0b1);
     reset_gate(0x40);
 
@@ -151,7 +151,8 @@ static void test_gates(void)
     ctx_init(&c, &do_hlt, 3);
     run(&c);
     u32 *s = (u32 *)(other_stack + sizeof(other_stack)) - 1;
-    ok(c.vec == VEC_DONE && c.gpr[SP] == (word)s && *s == 0, "#GP to a task: error code on its stack");
+    ok(c.vec == VEC_DONE && c.gpr[SP] == (word)s && *s == 0,
+       "#GP to a task: error code on its stack");
     ok(tss.eip == do_hlt.at && tss.eflags & FL_RF, "the fault's EIP and RF are in the old TSS");
     reset_gate(GP);
 }
@@ -162,12 +163,12 @@ static void refuse(const char *name, const struct snip *s, u16 sel, unsigned vec
 {
     struct ctx c;
     transfer(&c, s, 0, sel);
-    ok(c.vec == vec && c.err == err && c.ip == s->at && task_register() == SEL_TSS, "%s: %lu %lx", name,
-       c.vec, c.err);
+    ok(c.vec == vec && c.err == err && c.ip == s->at && task_register() == SEL_TSS, "%s: %lu %lx",
+       name, c.vec, c.err);
 }
 
-/* What is found wrong after the switch is the new task's fault. Its segments may not be usable then, so
- * #TS goes to a third task (6.15, interrupt 10). */
+/* What is found wrong after the switch is the new task's fault. Its segments may not be usable
+ * then, so #TS goes to a third task (6.15, interrupt 10). */
 static void fault_in(const char *name, unsigned vec, u32 err)
 {
     struct ctx c;
@@ -182,7 +183,8 @@ static void fault_in(const char *name, unsigned vec, u32 err)
     set_gate(vec, SEL_GUARD, 0, GATE_TASK, 0, 0);
     transfer(&c, &jmp_task, 0, SEL_A);
     reset_gate(vec);
-    ok(c.vec == VEC_DONE && task_register() == SEL_GUARD && top[-1] == err && (u16)guard.link == SEL_A,
+    ok(c.vec == VEC_DONE && task_register() == SEL_GUARD && top[-1] == err &&
+           (u16)guard.link == SEL_A,
        "%s: %lu, error code %x, from task %x", name, c.vec, top[-1], guard.link);
     setup(&task_body);
 }
@@ -212,7 +214,8 @@ static void test_errors(void)
     struct ctx c;
     other.eip = task_ud.start;
     transfer(&c, &jmp_task, 0, SEL_A);
-    ok(c.vec == UD && c.ip == task_ud.at && task_register() == SEL_A, "#UD in the new task: %lu", c.vec);
+    ok(c.vec == UD && c.ip == task_ud.at && task_register() == SEL_A, "#UD in the new task: %lu",
+       c.vec);
     setup(&task_body);
 
     /* IRET with NT and a bad link. */
@@ -245,8 +248,14 @@ static void test_variants(void)
     __asm__ volatile("clts");
 
     setup(&task_body);
-    other16 = (struct tss16){.ip = 0, .flags = FL_ONE, .ax = 0x1616, .sp = 0x800, .cs = SEL_C16,
-                             .ss = SEL_DATA0, .ds = SEL_DATA0, .es = SEL_DATA0};
+    other16 = (struct tss16){.ip = 0,
+                             .flags = FL_ONE,
+                             .ax = 0x1616,
+                             .sp = 0x800,
+                             .cs = SEL_C16,
+                             .ss = SEL_DATA0,
+                             .ds = SEL_DATA0,
+                             .es = SEL_DATA0};
     other16.sp = 0xf000;
     gdt[SEL_A16 / 8] = make_desc((u32)&other16, sizeof(other16) - 1, 0x81);
     transfer(&c, &call_task, 0, SEL_A16);
@@ -260,7 +269,8 @@ static void test_variants(void)
     other.esp0 = (u32)kernel_stack_top - 2048;
     other.ss0 = SEL_DATA0;
     transfer(&c, &jmp_task, 0, SEL_A);
-    ok(c.vec == VEC_DONE && c.cs == SEL_CODE3_32 && c.ss == SEL_DATA3, "a task of ring 3: %lu", c.vec);
+    ok(c.vec == VEC_DONE && c.cs == SEL_CODE3_32 && c.ss == SEL_DATA3, "a task of ring 3: %lu",
+       c.vec);
 
     setup(&task_body);
     memcpy((void *)0x6000, "\xcd\x81", 2);
@@ -273,8 +283,8 @@ static void test_variants(void)
     other.esp0 = (u32)kernel_stack_top - 2048;
     other.ss0 = SEL_DATA0;
     transfer(&c, &jmp_task, 0, SEL_A);
-    ok(c.vec == VEC_DONE && c.flags & FL_VM && c.cs == 0x600 && c.ds == 0x123, "a V86 task: %lu CS %lx",
-       c.vec, c.cs);
+    ok(c.vec == VEC_DONE && c.flags & FL_VM && c.cs == 0x600 && c.ds == 0x123,
+       "a V86 task: %lu CS %lx", c.vec, c.cs);
     setup(&task_body);
 }
 

@@ -1,7 +1,7 @@
 /*
- * Interrupts as every monitor must have them: while a guest's IF is clear they are kept at the monitor;
- * once it is set they come in priority order, none lost; and a machine beside it in the same process
- * gets its own at once. Usage: test_interrupts KEPT.ELF
+ * Interrupts as every monitor must have them: while a guest's IF is clear they are kept at the
+ * monitor; once it is set they come in priority order, none lost; and a machine beside it in the
+ * same process gets its own at once. Usage: test_interrupts KEPT.ELF
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -133,7 +133,8 @@ static void check_kept(struct machine *m)
 static void let_go(struct machine *m)
 {
     uint32_t one = 1;
-    assert_int_equal(popf_write_memory(m->vm, SHARED + offsetof(struct shared, go), &one, 4, NULL), 0);
+    assert_int_equal(popf_write_memory(m->vm, SHARED + offsetof(struct shared, go), &one, 4, NULL),
+                     0);
     wait_state(m, 3);
 }
 

@@ -1,6 +1,6 @@
 /*
- * triple.c - ways to a shutdown (SDM vol. 3A, 6.15, interrupt 8); "case=N" on the command line chooses
- * one. Reaching the end is the failure.
+ * triple.c - ways to a shutdown (SDM vol. 3A, 6.15, interrupt 8); "case=N" on the command line
+ * chooses one. Reaching the end is the failure.
  */
 #include "guest.h"
 

@@ -83,8 +83,8 @@ static void test_refusals(void **state)
 
 static s64 ipi(struct rig *r, bool wide, u64 low, u64 high, u64 min, u64 icr)
 {
-    return call(r, (struct kvm_call){
-                       .nr = KVM_HC_SEND_IPI, .arg = {low, high, min, icr}, .wide = wide});
+    return call(
+        r, (struct kvm_call){.nr = KVM_HC_SEND_IPI, .arg = {low, high, min, icr}, .wide = wide});
 }
 
 static void test_ipi(void **state)
