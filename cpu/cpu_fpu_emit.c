@@ -499,7 +499,8 @@ bool cpu_fpu_plan(const struct cpu *c, const struct x86_decoded *d, struct cpu_f
         return false;
     prepare(c, d, &o, &wanted);
     const struct fpu_stub *s = &f->stub[lookup(f, &o, &wanted)];
-    if (s == f->stub || s->kind != STUB_PLAIN || !s->ran)
+    bool plain = s->kind == STUB_PLAIN || (s->kind == STUB_ZERO && c->mode == X86_MODE64);
+    if (s == f->stub || !plain || !s->ran)
         return false;
     *p = (struct cpu_fpu_plan){
         .level = level_of(s->need),

@@ -333,7 +333,8 @@ static void check_env_aligned(struct cpu *c, const struct x86_insn *i, const str
                               u64 ea)
 {
     bool write = s->kind == STUB_FNSTENV || s->kind == STUB_FNSAVE;
-    gva_t la = cpu_la(c, i->seg, ea, s->size, write); /* all of it, before any page */
+    unsigned head = s->flags & STUB_ENV16 ? 14 : 28;
+    gva_t la = cpu_la(c, i->seg, ea, head, write); /* all of it, before any page */
     if (unlikely(c->tlb == c->tlbs[TLB_STRICT]) && x86_canonical(la) &&
         la & (s->flags & STUB_ENV16 ? 1 : 3))
         cpu_throw(c, EXC_AC, 0);
@@ -484,4 +485,5 @@ void cpu_fpu_exec(struct cpu *c, const struct x86_insn *i)
         run_plain(c, i, s);
     else
         run_special(c, i, s);
+    s->ran = true;
 }

@@ -177,6 +177,19 @@ static void write_run(struct cpu *c, void *arg)
         cpu_fpu_copy_out(c, p->seg, p->ea + n, p->buf + n, 1);
 }
 
+struct stores {
+    const u8 *zeros, *ones;
+    unsigned seg, size;
+    u64 ea;
+};
+
+static void touch_all(struct cpu *c, void *arg)
+{
+    struct stores *st = arg;
+    struct part p = {.ea = st->ea, .seg = st->seg};
+    each_run(c, st->zeros, st->ones, &p, st->size, touch_part);
+}
+
 static void masked_store_slow(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s,
                               u64 ea)
 {
@@ -186,9 +199,12 @@ static void masked_store_slow(struct cpu *c, const struct x86_insn *i, const str
     unsigned fault = cpu_fpu_call(c, s, zeros);
     if (fault || (fault = cpu_fpu_call(c, s, ones)))
         cpu_fpu_raise(c, fault);
+    struct stores st = {zeros, ones, i->seg, s->size, ea};
+    if (!cpu_fpu_try(c, touch_all, &st)) {
+        cpu_la(c, i->seg, ea, s->size, true); /* the segment comes first */
+        touch_all(c, &st);
+    }
     struct part p = {.ea = ea, .seg = i->seg};
-    each_run(c, zeros, ones, &p, s->size, touch_part);
-    p.ea = ea;
     each_run(c, zeros, ones, &p, s->size, write_run);
 }
 

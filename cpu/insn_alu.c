@@ -16,7 +16,10 @@ enum form { FORM_RR, FORM_RM, FORM_MR, FORM_RI, FORM_MI, FORM_LOCK_MR, FORM_LOCK
     static inline u##bits alu_##op##_##bits(struct cpu *c, u##bits a, u##bits b)                   \
     {                                                                                              \
         u16 fl = c->aflags;                                                                        \
-        __asm__(pre insn sfx " %[b], %[a]" FLAGS_SAVE : [a] "+q"(a), "+a"(fl) : [b] "q"(b) : "cc"); \
+        __asm__(pre insn sfx " %[b], %[a]" FLAGS_SAVE                                              \
+                : [a] "+q"(a), "+a"(fl)                                                            \
+                : [b] "q"(b)                                                                       \
+                : "cc");                                                                           \
         c->aflags = fl;                                                                            \
         return a;                                                                                  \
     }                                                                                              \
@@ -48,7 +51,7 @@ enum form { FORM_RR, FORM_RM, FORM_MR, FORM_RI, FORM_MI, FORM_LOCK_MR, FORM_LOCK
     {                                                                                              \
         struct cpu_rmw m;                                                                          \
         cpu_rmw_begin(c, &m, i->seg, cpu_ea(c, i), bits / 8, false);                               \
-        *(volatile u##bits *)m.p = alu_##op##_##bits(c, *(volatile u##bits *)m.p, b);              \
+        *(volatile u##bits##_any *)m.p = alu_##op##_##bits(c, *(volatile u##bits##_any *)m.p, b);  \
         cpu_rmw_end(c, &m);                                                                        \
     }                                                                                              \
     static inline void op##_lock_##bits(struct cpu *c, const struct x86_insn *i, u##bits b)        \
@@ -128,7 +131,7 @@ enum form { FORM_RR, FORM_RM, FORM_MR, FORM_RI, FORM_MI, FORM_LOCK_MR, FORM_LOCK
     {                                                                                              \
         struct cpu_rmw m;                                                                          \
         cpu_rmw_begin(c, &m, i->seg, cpu_ea(c, i), bits / 8, false);                               \
-        *(volatile u##bits *)m.p = alu_##op##_##bits(c, *(volatile u##bits *)m.p);                 \
+        *(volatile u##bits##_any *)m.p = alu_##op##_##bits(c, *(volatile u##bits##_any *)m.p);     \
         cpu_rmw_end(c, &m);                                                                        \
     }                                                                                              \
     static void op##_lm_##bits(struct cpu *c, const struct x86_insn *i)                            \
@@ -178,15 +181,22 @@ EACH_SIZE(DEFINE1, not, "not")
         [FORM_RR] = op##_rr_##bits, [FORM_RM] = op##_rm_##bits, [FORM_MR] = op##_mr_##bits,        \
         [FORM_RI] = op##_ri_##bits, [FORM_MI] = op##_mi_##bits,                                    \
     }
-#define SIZES(ROW, op) {ROW(op, 8), ROW(op, 16), ROW(op, 32), ROW(op, 64)}
+#define SIZES(ROW, op)                                                                             \
+    {                                                                                              \
+        ROW(op, 8), ROW(op, 16), ROW(op, 32), ROW(op, 64)                                          \
+    }
 
-static cpu_insn_fn *const two[X86_TEST - X86_ADD + 1][4][FORMS] = { /* ORDER ALU */
-    SIZES(ROW2, add), SIZES(ROW2, or), SIZES(ROW2, adc),    SIZES(ROW2, sbb),    SIZES(ROW2, and),
-    SIZES(ROW2, sub), SIZES(ROW2, xor), SIZES(ROW_CMP, cmp), SIZES(ROW_CMP, test)};
+static cpu_insn_fn *const two[X86_TEST - X86_ADD + 1][4][FORMS] =
+    {/* ORDER ALU */
+     SIZES(ROW2, add), SIZES(ROW2, or),  SIZES(ROW2, adc),    SIZES(ROW2, sbb),    SIZES(ROW2, and),
+     SIZES(ROW2, sub), SIZES(ROW2, xor), SIZES(ROW_CMP, cmp), SIZES(ROW_CMP, test)};
 static_assert(X86_ADD == 0 && X86_TEST == 8, "x86_ops.def has another order of ALU operations");
 
-#define ROW1(op, bits) {op##_r_##bits, op##_m_##bits, op##_lm_##bits}
-static cpu_insn_fn *const one[4][4][3] = {SIZES(ROW1, not), SIZES(ROW1, neg), SIZES(ROW1, inc),
+#define ROW1(op, bits)                                                                             \
+    {                                                                                              \
+        op##_r_##bits, op##_m_##bits, op##_lm_##bits                                               \
+    }
+static cpu_insn_fn *const one[4][4][3] = {SIZES(ROW1, not ), SIZES(ROW1, neg), SIZES(ROW1, inc),
                                           SIZES(ROW1, dec)};
 static_assert(X86_DEC - X86_NOT == 3, "x86_ops.def has another order of NOT NEG INC DEC");
 

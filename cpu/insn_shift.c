@@ -35,7 +35,8 @@
     {                                                                                              \
         struct cpu_rmw m;                                                                          \
         cpu_rmw_begin(c, &m, i->seg, cpu_ea(c, i), bits / 8, false);                               \
-        *(volatile u##bits *)m.p = shift_##op##_##bits(c, *(volatile u##bits *)m.p, n);            \
+        *(volatile u##bits##_any *)m.p =                                                           \
+            shift_##op##_##bits(c, *(volatile u##bits##_any *)m.p, n);                             \
         cpu_rmw_end(c, &m);                                                                        \
     }                                                                                              \
     static void op##_mi_##bits(struct cpu *c, const struct x86_insn *i)                            \
@@ -88,10 +89,17 @@ static bool rotate_keeps_of(const struct x86_decoded *d)
            !(d->i.prefix & X86_PFX_MEM) && n > 1 && host_keeps_of();
 }
 
-#define ROW(op, bits) {op##_ri_##bits, op##_rc_##bits, op##_mi_##bits, op##_mc_##bits}
-#define SIZES(op)     {ROW(op, 8), ROW(op, 16), ROW(op, 32), ROW(op, 64)}
-static cpu_insn_fn *const shift[][4][4] = { /* ORDER SHIFT */
-    SIZES(rol), SIZES(ror), SIZES(rcl), SIZES(rcr), SIZES(shl), SIZES(shr), SIZES(sar)};
+#define ROW(op, bits)                                                                              \
+    {                                                                                              \
+        op##_ri_##bits, op##_rc_##bits, op##_mi_##bits, op##_mc_##bits                             \
+    }
+#define SIZES(op)                                                                                  \
+    {                                                                                              \
+        ROW(op, 8), ROW(op, 16), ROW(op, 32), ROW(op, 64)                                          \
+    }
+static cpu_insn_fn *const shift[][4][4] = {/* ORDER SHIFT */
+                                           SIZES(rol), SIZES(ror), SIZES(rcl), SIZES(rcr),
+                                           SIZES(shl), SIZES(shr), SIZES(sar)};
 static_assert(X86_SAR - X86_ROL == 6, "x86_ops.def has another order of shifts");
 
 /* Double shifts. 16-bit with a count above 16 is undefined: the host's answer is taken. */

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HEADER 110
+#define HEADER   110
 #define FIELD(i) (6 + 8 * (i)) /* eight hexadecimal digits each, behind the magic */
 #define FILESIZE 6
 #define NAMESIZE 11

@@ -69,6 +69,13 @@ static void catch_up(struct cpu *c, struct bt_cpu *bt)
     }
 }
 
+void bt_wrote(struct cpu *c, u64 host)
+{
+    u64 page = (_Atomic u64 *)c->emitted[BT_CODE] - c->mem->code_map;
+    unsigned off = host & PAGE_MASK;
+    mem_code_written(c->mem, page, off, min_u64(16, PAGE_SIZE - off)); /* no store is wider */
+}
+
 /* --- running --- */
 
 static void remember(struct bt_cpu *bt, unsigned view, u64 rip, u8 *code)
@@ -244,9 +251,9 @@ static void put_stubs(struct bt_cpu *bt)
         [BT_STUB_JUMP_TO] = bt_jump_to,           [BT_STUB_LEAVE] = bt_leave,
         [BT_STUB_BODY] = bt_body,                 [BT_STUB_BODY_SAVED] = bt_body_saved,
         [BT_STUB_BODY_END] = bt_body_end,         [BT_STUB_BODY_END_SAVED] = bt_body_end_saved,
+        [BT_STUB_WROTE] = bt_wrote_code,          [BT_STUB_WROTE_SAVED] = bt_wrote_code_saved,
         [BT_STUB_BODY_FPU] = bt_body_fpu,         [BT_STUB_BODY_FPU_SAVED] = bt_body_fpu_saved,
-        [BT_STUB_FPU_SSE] = bt_fpu_sse,           [BT_STUB_FPU_AVX] = bt_fpu_avx,
-        [BT_STUB_FPU_AVX512] = bt_fpu_avx512,
+        [BT_STUB_FPU] = bt_fpu,                   [BT_STUB_FPU_SAVED] = bt_fpu_saved,
     };
     for (unsigned n = 0; n < BT_STUBS; n++) {
         struct emit e = {bt->code + n * BT_STUB_SIZE};

@@ -28,6 +28,7 @@ enum bt_word {
     BT_LINK, /* struct bt_link of the exit taken, 0 if none */
     BT_JTAB, /* table of jump targets for the current privilege */
     BT_SELF, /* struct cpu * */
+    BT_CODE, /* the word of mem.code_map for the page being written */
 };
 
 /* A direct exit that can be joined to its target in the same page. */
@@ -70,7 +71,8 @@ struct bt_cpu {
 void bt_enter(struct cpu *c, const u8 *code);
 /* Targets of emitted jumps. Names of code, not functions to call. */
 extern const u8 bt_leave[], bt_body[], bt_body_saved[], bt_body_end[], bt_body_end_saved[],
-    bt_jump_to[], bt_body_fpu[], bt_body_fpu_saved[], bt_fpu_sse[], bt_fpu_avx[], bt_fpu_avx512[];
+    bt_jump_to[], bt_body_fpu[], bt_body_fpu_saved[], bt_fpu[], bt_fpu_saved[],
+    bt_wrote_code[], bt_wrote_code_saved[];
 
 /* At the start of the code cache: jumps to those, within a rel32's reach. */
 enum bt_stub {
@@ -80,11 +82,12 @@ enum bt_stub {
     BT_STUB_BODY_SAVED,
     BT_STUB_BODY_END,
     BT_STUB_BODY_END_SAVED,
+    BT_STUB_WROTE,
+    BT_STUB_WROTE_SAVED,
     BT_STUB_BODY_FPU,
     BT_STUB_BODY_FPU_SAVED,
-    BT_STUB_FPU_SSE,
-    BT_STUB_FPU_AVX,
-    BT_STUB_FPU_AVX512,
+    BT_STUB_FPU,
+    BT_STUB_FPU_SAVED,
     BT_STUBS
 };
 #define BT_STUB_SIZE 16
@@ -93,7 +96,10 @@ enum bt_stub {
 #define BT_PROLOGUE 16
 
 /* bt_simd.c, called from bt_entry.S. */
-bool bt_fpu_enter(struct cpu *c, const struct op *op, unsigned level);
+bool bt_fpu_enter(struct cpu *c, const struct op *op);
+
+/* Called by emitted code: a store through host address `host` went to a page with code (BT_CODE). */
+void bt_wrote(struct cpu *c, u64 host);
 
 /* bt_translate.c: emits code for a block; NULL when the code cache is full. */
 u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b);

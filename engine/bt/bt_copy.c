@@ -133,7 +133,10 @@ static void copy_memory(struct tr *t)
     bt_ea(t);
     bool write = row->attr & X86_MEM_WRITE;
     bt_segment(t, d->mem_size, write);
-    bt_lookup(t, d->mem_size, write);
+    if (write)
+        bt_lookup_store(t, d->mem_size);
+    else
+        bt_lookup(t, d->mem_size, false);
     if (bt_uses_flags(t))
         bt_want_flags(t);
     unsigned g = d->i.reg;
@@ -148,6 +151,8 @@ static void copy_memory(struct tr *t)
     emit_imm(t);
     if (g_temp && bt_operand_written(row, X86_O_G))
         emit_store(&t->e, T1, GS_REG(g));
+    if (write && d->mem_size <= 16)
+        bt_stored(t);
     bt_cold_resume(t);
 }
 

@@ -7,8 +7,8 @@
 
         .text
         .globl bt_enter, bt_leave, bt_body, bt_body_saved, bt_body_end
-        .globl bt_body_end_saved, bt_jump_to
-        .globl bt_body_fpu, bt_body_fpu_saved, bt_fpu_sse, bt_fpu_avx, bt_fpu_avx512
+        .globl bt_body_end_saved, bt_jump_to, bt_wrote_code, bt_wrote_code_saved
+        .globl bt_body_fpu, bt_body_fpu_saved, bt_fpu, bt_fpu_saved
 
 .macro save_regs
         mov     %rcx, %gs:CPU_REG + 8
@@ -157,24 +157,17 @@ bt_body_fpu:
 1:      load_all
         jmp     *%gs:CPU_RESUME
 
-/* R13, R14, R15 as above: on at R15, at this very instruction, when the FP state is there. If it
- * cannot be, the body has run, and the block is left. */
-.macro fetch_fpu level
+/* R13, R14, R15 as above: on at R15, at this very instruction, when the FP state is there at the level
+ * in CPU_SCRATCH. If it cannot be, the body has run, and the block is left. */
+        .balign 16
+bt_fpu_saved:
+        mov     %rax, %gs:CPU_REG
+        jmp     1f
+        .balign 16
+bt_fpu:
         save_flags_rax
-        save_regs
-        mov     $\level, %edx
-        jmp     fetch
-.endm
-        .balign 16
-bt_fpu_sse:
-        fetch_fpu FPU_SSE_LEVEL
-        .balign 16
-bt_fpu_avx:
-        fetch_fpu FPU_AVX_LEVEL
-        .balign 16
-bt_fpu_avx512:
-        fetch_fpu FPU_ZMM_LEVEL
-fetch:  mov     %r15, %gs:CPU_RESUME
+1:      save_regs
+        mov     %r15, %gs:CPU_RESUME
         mov     %gs:CPU_HOST_RSP, %rsp
         mov     %r13, %gs:CPU_REG + 17 * 8
         mov     %gs:CPU_SELF, %rdi
@@ -184,6 +177,22 @@ fetch:  mov     %r15, %gs:CPU_RESUME
         jz      back
         load_all
         jmp     *%gs:CPU_RESUME
+
+/* R14 = host address just written, on a page with code; R13 = RIP after the instruction. */
+        .balign 16
+bt_wrote_code_saved:
+        mov     %rax, %gs:CPU_REG
+        jmp     1f
+        .balign 16
+bt_wrote_code:
+        save_flags_rax
+1:      save_regs
+        mov     %gs:CPU_HOST_RSP, %rsp
+        mov     %r13, %gs:CPU_REG + 17 * 8
+        mov     %gs:CPU_SELF, %rdi
+        mov     %r14, %rsi
+        call    bt_wrote
+        jmp     back
 
 /* R14 = RIP to go to. Looks it up without touching the flags. */
         .balign 16

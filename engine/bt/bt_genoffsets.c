@@ -16,8 +16,6 @@ void bt_genoffsets(void)
     OFFSET(CPU_CODE_STALE, offsetof(struct cpu, code_stale));
     OFFSET(CPU_FPU_OFF, offsetof(struct cpu, fpu_off));
     OFFSET(FPU_SSE_LEVEL, FPU_SSE);
-    OFFSET(FPU_AVX_LEVEL, FPU_AVX);
-    OFFSET(FPU_ZMM_LEVEL, FPU_AVX512);
     OFFSET(CPU_HOST_RSP, WORD(BT_HOST_RSP));
     OFFSET(CPU_RESUME, WORD(BT_RESUME));
     OFFSET(CPU_SCRATCH, WORD(BT_SCRATCH));

@@ -64,11 +64,8 @@ void bt_cold_resume(struct tr *t)
         t->cold[t->ncold++].resume = t->e.p;
 }
 
-/*
- * T0 = linear address -> host address, or off to the body. Leaves T1 and T2 free, and the flags as
- * they were if they matter.
- */
-static void emit_lookup(struct tr *t, unsigned size, bool aligned, bool write)
+/* T0 checked against the software TLB: T1 = its entry. `aligned`: a misaligned address is a miss. */
+static void emit_tag_check(struct tr *t, unsigned size, bool aligned, bool write)
 {
     struct emit *e = &t->e;
     bt_save_flags(t);
@@ -87,12 +84,23 @@ static void emit_lookup(struct tr *t, unsigned size, bool aligned, bool write)
     emit_mem(e, 0x3b, T2, T1,
              write ? offsetof(struct tlb_entry, wr) : offsetof(struct tlb_entry, rd));
     bt_cold_jump(t);
-    if (write) { /* is there code on the page? */
-        emit_mem(e, 0x8b, T2, T1, offsetof(struct tlb_entry, code));
-        e8(e, 0x49), e8(e, 0x83), e8(e, 0x7d), e8(e, 0), e8(e, 0); /* cmp qword [r13], 0 */
+}
+
+static void emit_code_test(struct tr *t)
+{
+    e8(&t->e, 0x49), e8(&t->e, 0x83), e8(&t->e, 0x7d), e8(&t->e, 0), e8(&t->e, 0);
+    /* cmp qword [r13], 0 */
+}
+
+static void emit_lookup(struct tr *t, unsigned size, bool aligned, bool write)
+{
+    emit_tag_check(t, size, aligned, write);
+    if (write) {
+        emit_mem(&t->e, 0x8b, T2, T1, offsetof(struct tlb_entry, code));
+        emit_code_test(t);
         bt_cold_jump(t);
     }
-    emit_mem(e, 0x03, T0, T1, offsetof(struct tlb_entry, addend));
+    emit_mem(&t->e, 0x03, T0, T1, offsetof(struct tlb_entry, addend));
 }
 
 void bt_lookup(struct tr *t, unsigned size, bool write)
@@ -103,6 +111,31 @@ void bt_lookup(struct tr *t, unsigned size, bool write)
 void bt_lookup_aligned(struct tr *t, unsigned size, bool write)
 {
     emit_lookup(t, size, true, write);
+}
+
+void bt_lookup_store(struct tr *t, unsigned size)
+{
+    if (!t->c->mem->shared || size > 16) {
+        bt_lookup(t, size, true);
+        return;
+    }
+    emit_tag_check(t, size, false, true);
+    emit_mem(&t->e, 0x8b, T2, T1, offsetof(struct tlb_entry, code));
+    emit_store(&t->e, T2, GS_WORD(BT_CODE));
+    emit_mem(&t->e, 0x03, T0, T1, offsetof(struct tlb_entry, addend));
+}
+
+void bt_stored(struct tr *t)
+{
+    if (!t->c->mem->shared)
+        return;
+    t->flags_live = t->live_after;
+    bt_save_flags(t);
+    emit_load(&t->e, T2, GS_WORD(BT_CODE));
+    emit_code_test(t);
+    struct cold *k = &t->cold[t->ncold]; /* there since the tag check */
+    k->wrote = emit_jcc(&t->e, JNZ, t->e.p);
+    k->wrote_saved = t->flags_saved;
 }
 
 /* A guest register into a host register that may hold it: itself, or the temporary. */

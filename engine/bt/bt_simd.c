@@ -14,6 +14,13 @@
 
 #define GS_FPU_OFF(level) (offsetof(struct cpu, fpu_off) + (level))
 
+/* mov dword gs:[off], v */
+static void emit_gs_imm32(struct tr *t, u32 off, u32 v)
+{
+    struct emit *e = &t->e;
+    e8(e, 0x65), e8(e, 0xc7), e8(e, 0x04), e8(e, 0x25), e32(e, off), e32(e, v);
+}
+
 /* --- is the state there? --- */
 
 /* Without touching the flags: jrcxz over the jump. */
@@ -35,8 +42,10 @@ static void check_ready(struct tr *t, unsigned level)
         return;
     t->fpu_level = level;
     struct fpu_check *k = &t->fpu_check[t->nfpu_checks++];
-    *k = (struct fpu_check){.op = t->op, .next = t->next, .rcx_in_t2 = t->flags_live};
-    if (t->flags_live) {
+    *k = (struct fpu_check){.op = t->op, .next = t->next, .level = level,
+                            .saved = t->flags_saved,
+                            .rcx_in_t2 = t->flags_live && !t->flags_saved};
+    if (k->rcx_in_t2) {
         k->site = emit_test_keeping(t, GS_FPU_OFF(level));
     } else {
         e8(e, 0x65), e8(e, 0x80), e8(e, 0x3c), e8(e, 0x25); /* cmp byte gs:[fpu_off + level], 0 */
@@ -45,7 +54,6 @@ static void check_ready(struct tr *t, unsigned level)
         k->site = emit_jcc(e, JNZ, e->p);
     }
     k->resume = e->p;
-    k->level = level;
 }
 
 void bt_simd_cold(struct tr *t)
@@ -56,16 +64,15 @@ void bt_simd_cold(struct tr *t)
         if (k->rcx_in_t2)
             emit_mov(&t->e, RCX, T2);
         bt_body_args(t, k->op, k->next, k->resume);
-        emit_jmp(&t->e, STUB(t, k->level == FPU_AVX512 ? BT_STUB_FPU_AVX512
-                                : k->level == FPU_AVX  ? BT_STUB_FPU_AVX
-                                                       : BT_STUB_FPU_SSE));
+        emit_gs_imm32(t, GS_WORD(BT_SCRATCH), k->level);
+        emit_jmp(&t->e, STUB(t, k->saved ? BT_STUB_FPU_SAVED : BT_STUB_FPU));
     }
 }
 
-/* Called by bt_fpu_x with RIP behind op: false if its body has run instead. */
-bool bt_fpu_enter(struct cpu *c, const struct op *op, unsigned level)
+/* Called by bt_fpu with RIP behind op: false if its body has run instead. */
+bool bt_fpu_enter(struct cpu *c, const struct op *op)
 {
-    if (cpu_fpu_ready(c, level))
+    if (cpu_fpu_ready(c, (enum cpu_fpu_level)(u32)c->emitted[BT_SCRATCH]))
         return true;
     c->insn = &op->i;
     op->fn(c, &op->i);
@@ -99,6 +106,8 @@ static void emit_insn(struct tr *t)
     const struct x86_row *row = x86_row(&d->i);
     bool e_reg = !is_mem(t) && bt_has_operand(row, X86_O_E);
     bool r_reg = bt_has_operand(row, X86_O_R);
+    if (bt_uses_flags(t))
+        bt_want_flags(t);
     struct cpu_fpu_regs r = {
         .reg = gpr_in(t, bt_has_operand(row, X86_O_G), d->i.reg, T1),
         .rm = gpr_in(t, e_reg || r_reg, d->i.rm, T0),
@@ -115,13 +124,6 @@ static void emit_insn(struct tr *t)
 }
 
 /* --- x87 pointers --- */
-
-/* mov dword gs:[off], v */
-static void emit_gs_imm32(struct tr *t, u32 off, u32 v)
-{
-    struct emit *e = &t->e;
-    e8(e, 0x65), e8(e, 0xc7), e8(e, 0x04), e8(e, 0x25), e32(e, off), e32(e, v);
-}
 
 /* The next instruction will note itself before anything can ask. */
 static bool next_notes(const struct tr *t)

@@ -28,6 +28,9 @@ struct cold {
     u32 next; /* offset in the page after the instruction */
     bool saved; /* flags are in cpu.aflags */
     bool fpu;   /* code behind it counts on FP state in the host's registers */
+    /* Behind the store: it went to a page with code (bt_stored). */
+    u8 *wrote;
+    bool wrote_saved;
 };
 
 /* An out-of-line part that gets the FP state, or else calls the body and leaves. */
@@ -36,7 +39,7 @@ struct fpu_check {
     const struct op *op;
     u32 next;
     u8 level;
-    bool rcx_in_t2;
+    bool saved, rcx_in_t2;
 };
 
 struct tr {
@@ -54,7 +57,8 @@ struct tr {
     bool flags_saved;
     struct cold cold[BLOCK_OPS_MAX];
     unsigned ncold;
-    u32 live[BLOCK_OPS_MAX]; /* flags live before each instruction */
+    u32 live[BLOCK_OPS_MAX + 1]; /* flags live before each instruction, and after the last */
+    bool live_after; /* flags matter after the current instruction */
     struct fpu_check fpu_check[BLOCK_OPS_MAX];
     unsigned nfpu_checks;
     u8 fpu_level; /* enum cpu_fpu_level known to be ready here; 0 after a body, and at any label */
@@ -101,6 +105,14 @@ void bt_segment(struct tr *t, unsigned size, bool write);
  * and the flags as they were if they matter.
  */
 void bt_lookup(struct tr *t, unsigned size, bool write);
+
+/*
+ * The same for a store of up to 16 bytes that bt_stored() follows. bt_lookup() asks *before* the
+ * store whether the page has code; with several CPUs another one may decode from it just then, so
+ * it must be asked after it (mem.h). T0 is left alone in between.
+ */
+void bt_lookup_store(struct tr *t, unsigned size);
+void bt_stored(struct tr *t);
 /* The same; an operand that is not aligned to its size, a power of 2, is left to the body. */
 void bt_lookup_aligned(struct tr *t, unsigned size, bool write);
 

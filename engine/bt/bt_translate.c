@@ -44,6 +44,11 @@ static void emit_cold(struct tr *t)
 {
     for (unsigned n = 0; n < t->ncold; n++) {
         struct cold *k = &t->cold[n];
+        if (k->wrote) {
+            emit_patch(k->wrote, t->e.p);
+            bt_rip(t, T2, k->next);
+            emit_jmp(&t->e, STUB(t, k->wrote_saved ? BT_STUB_WROTE_SAVED : BT_STUB_WROTE));
+        }
         for (unsigned s = 0; s < k->nsites; s++)
             emit_patch(k->site[s], t->e.p);
         if (k->resume) {
@@ -67,7 +72,7 @@ static u32 flags_written(const struct x86_row *row)
 /* Flags that matter before each instruction; after the block all may. */
 static void find_live(struct tr *t)
 {
-    u32 live = FLAGS_ARITH;
+    u32 live = t->live[t->b->nops] = FLAGS_ARITH;
     for (unsigned n = t->b->nops; n-- > 0;) {
         const struct x86_insn *i = &t->b->op[n].i;
         if (!i->len) {
@@ -164,6 +169,7 @@ u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
         code += t.op->i.len;
         t.next += t.op->i.len;
         t.flags_live = t.live[n] != 0;
+        t.live_after = t.live[n + 1] != 0;
         settle_flags(&t);
         if (!bt_flow(&t) && !bt_copy(&t) && !bt_simd(&t))
             emit_body(&t, last && b->ends);

@@ -265,7 +265,7 @@ bool diff_run(struct diff *d)
     clear_code(d, start, t->bytes);
     if (d->bare.vec == END_AWAY || (d->guest.vec == END_HANG && has_loop(t)))
         return true;
-    if (ended_in(d, row_faults_at_will))
+    if (ended_in(d, row_faults_at_will) || (d->bare.vec == EXC_DB && ended_in(d, row_gathers)))
         return true;
     compare_end(d);
     compare_regs(d);

@@ -153,6 +153,11 @@ bool row_faults_at_will(unsigned row)
     return op == X86_MASKMOVQ || op == X86_MASKMOVDQU || op == X86_VMASKMOVDQU;
 }
 
+bool row_gathers(unsigned row)
+{
+    return x86_encs[row].vsib != 0;
+}
+
 bool row_loose_cr2(unsigned row)
 {
     const struct x86_row *r = &x86_rows[row];

@@ -32,6 +32,9 @@ bool row_partial_fpu(unsigned row);
 /* May fault though its mask is zero (SDM vol. 2B, MASKMOVDQU). */
 bool row_faults_at_will(unsigned row);
 
+/* With TF a fault in the middle gives way to the trap (SDM vol. 2C, VGATHER*). */
+bool row_gathers(unsigned row);
+
 /* CR2 names another byte of the operand: of a masked store the last one written, of an environment
  * its last. */
 bool row_loose_cr2(unsigned row);
