@@ -157,6 +157,8 @@ static void probe(struct cpu *c, void *arg)
     if (p->s->flags & STUB_ALIGN && la & (p->s->size - 1u))
         cpu_throw_gp(c, 0);
     check_ac(c, p->s, la);
+    if (unlikely(c->mode == X86_MODE64 && !x86_canonical(la + p->s->size - 1)))
+        cpu_fpu_probe_write(c, p->seg, p->ea + p->s->size - 1, 1); /* before any page */
     cpu_fpu_probe_write(c, p->seg, p->ea, p->s->size);
 }
 

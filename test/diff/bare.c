@@ -137,7 +137,8 @@ static int take_signals(struct err *e)
 static int map_at(u32 at, u64 size, int prot, int fd, u64 off, struct err *e)
 {
     void *want = (void *)(uintptr_t)at; /* NOLINT: fixed on purpose */
-    void *p = mmap(want, size, prot, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, (off_t)off);
+    void *p =
+        mmap(want, size, prot, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, (off_t)off);
     if (p != want)
         return err_errno(e, "cannot map memory at %#x", at);
     return 0;
@@ -201,7 +202,7 @@ static void put_exits(void)
     memcpy(p + 10, "\x48\xb8", 2);
     memcpy(p + 12, &io, 8);
     memcpy(p + 20, "\xff\x25\6\0\0\0", 6); /* jmp [rip + 6] */
-    memcpy(p + 32, &to, 8);                   /* aligned: AC may be set */
+    memcpy(p + 32, &to, 8);                /* aligned: AC may be set */
     const u32 exit64 = EXIT;
     p += EXIT32 - EXIT;
     *p++ = 0xea;

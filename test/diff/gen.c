@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "rows.h"
 #include "x86/x86_table.h"
 
 /* --- registers --- */
@@ -253,7 +254,7 @@ static void pick_selectors(struct gen *g, const struct test_case *t, struct enc_
                            unsigned variant)
 {
     u32 mask = s->enc->mask, value = s->enc->value;
-    bool legacy = s->enc->space < SPACE_VEX + 1, evex = s->enc->space > SPACE_EVEX;
+    bool legacy = s->enc->space<SPACE_VEX + 1, evex = s->enc->space> SPACE_EVEX;
     u8 any = 0;
     if (legacy) {
         any = variant & 2 ? 1 : 0;
@@ -382,8 +383,8 @@ static u8 *put_evex(const struct enc_state *s, u8 *p)
 {
     u8 v2 = s->enc->vsib ? s->m.v2 : s->vvvv >> 4;
     *p++ = 0x62;
-    *p++ = (u8)(!s->r << 7 | !s->m.x << 6 | !s->m.b << 5 | !s->r2 << 4 |
-                (s->enc->space - SPACE_EVEX));
+    *p++ =
+        (u8)(!s->r << 7 | !s->m.x << 6 | !s->m.b << 5 | !s->r2 << 4 | (s->enc->space - SPACE_EVEX));
     *p++ = (u8)(s->w << 7 | (~s->vvvv & 15) << 3 | 4 | s->pfx);
     *p++ = (u8)(s->z << 7 | s->l << 5 | s->bc << 4 | !v2 << 3 | s->aaa);
     *p++ = s->opcode;
@@ -518,9 +519,7 @@ bool gen_insn(struct gen *g, struct test_case *t, unsigned row, unsigned variant
         *i = (struct insn){.len = d.i.len, .row = (u16)row};
         memcpy(i->b, buf, d.i.len);
         note_fixes(g, i, &s, &d);
-        t->uses_fpu |= (s.row->attr & (X86_HOST | X86_X87 | X86_MMX | X86_SSE | X86_AVX |
-                                       X86_AVX512)) != 0 ||
-                       (s.row->op >= X86_FWAIT && s.row->op <= X86_STMXCSR);
+        t->uses_fpu |= row_is_fpu(row);
         t->n++;
         return true;
     }

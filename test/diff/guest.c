@@ -127,9 +127,9 @@ static void make_gdt(struct guest *g)
         const struct ldt_entry *l = &diff_ldt[i];
         bool pages = l->limit > 0xfffff;
         u32 type = (l->ro ? 0 : 2) | l->contents << 2 | 1;
-        put64(g, AT_LDT + 8 * i,
-              descriptor(l->base, pages ? l->limit >> 12 : l->limit, 0xf0 | type,
-                         pages ? 0xc : 0x4));
+        put64(
+            g, AT_LDT + 8 * i,
+            descriptor(l->base, pages ? l->limit >> 12 : l->limit, 0xf0 | type, pages ? 0xc : 0x4));
     }
 }
 
@@ -172,20 +172,17 @@ static void set_system(struct guest *g)
     struct cpu *c = g->c;
     c->cr3 = AT_PML4;
     c->cr4 = (CR4_PAE | CR4_DE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE |
-              CR4_FSGSBASE | CR4_UMIP) & (u32)cpu_cr4_valid(c);
+              CR4_FSGSBASE | CR4_UMIP) &
+             (u32)cpu_cr4_valid(c);
     c->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
     c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
     c->xcr0 = cpu_xcr0_valid(c);
     c->gdtr = (struct dtable){.base = SYS_LINEAR + AT_GDT, .limit = 0x7f};
     c->idtr = (struct dtable){.base = SYS_LINEAR + AT_IDT, .limit = 0xfff};
-    c->tr = (struct seg){.sel = 0x40,
-                         .base = SYS_LINEAR + AT_TSS,
-                         .limit = 0x67,
-                         .attr = SEG_P | SYS_TSS32_BUSY};
-    c->ldtr = (struct seg){.sel = 0x50,
-                           .base = SYS_LINEAR + AT_LDT,
-                           .limit = LDT_N * 8 - 1,
-                           .attr = SEG_P | SYS_LDT};
+    c->tr = (struct seg){
+        .sel = 0x40, .base = SYS_LINEAR + AT_TSS, .limit = 0x67, .attr = SEG_P | SYS_TSS32_BUSY};
+    c->ldtr = (struct seg){
+        .sel = 0x50, .base = SYS_LINEAR + AT_LDT, .limit = LDT_N * 8 - 1, .attr = SEG_P | SYS_LDT};
     cpu_update_mode(c);
 }
 
@@ -371,8 +368,7 @@ void guest_run(struct guest *g, const struct input *in, struct outcome *out)
     out->r.gs_base = c->seg[GS].base;
     out->r.rip = c->reg[X86_SLOT_RIP];
     out->r.rflags = cpu_flags(c);
-    if (res.exit == EXIT_HALT && take_frame(g, out) &&
-        (out->r.rip == EXIT || out->r.rip == EXIT32))
+    if (res.exit == EXIT_HALT && take_frame(g, out) && (out->r.rip == EXIT || out->r.rip == EXIT32))
         out->vec = END_DONE;
     if (in->fpu)
         cpu_fpu_get(c, g->fpu);

@@ -13,24 +13,24 @@
 
 #include "x86/x86_insn.h"
 
-#define CODE       0x10000000u
-#define CODE_SIZE  0xf000u
-#define EXIT       (CODE + CODE_SIZE)
-#define EXIT32     (EXIT + 64)
-#define DATA       0x20000000u
-#define DATA_SIZE  0x4000u
-#define RO         (DATA + DATA_SIZE)
-#define STACK      0x30000000u
-#define MEM_PAGES  6 /* of DATA, RO, STACK, in this order */
-#define MEM_SIZE   (MEM_PAGES * PAGE_SIZE)
-#define FPU_MAX    4096
+#define CODE      0x10000000u
+#define CODE_SIZE 0xf000u
+#define EXIT      (CODE + CODE_SIZE)
+#define EXIT32    (EXIT + 64)
+#define DATA      0x20000000u
+#define DATA_SIZE 0x4000u
+#define RO        (DATA + DATA_SIZE)
+#define STACK     0x30000000u
+#define MEM_PAGES 6 /* of DATA, RO, STACK, in this order */
+#define MEM_SIZE  (MEM_PAGES * PAGE_SIZE)
+#define FPU_MAX   4096
 
 /* Selectors as Linux has them, and those of our LDT. */
-#define SEL_CS32 0x23
-#define SEL_DS   0x2b
-#define SEL_CS64 0x33
+#define SEL_CS32   0x23
+#define SEL_DS     0x2b
+#define SEL_CS64   0x33
 #define SEL_LDT(n) ((n) << 3 | 7)
-#define SEL_FS   SEL_LDT(1)
+#define SEL_FS     SEL_LDT(1)
 
 /* Descriptors of the LDT, in the words of modify_ldt(2). */
 struct ldt_entry {

@@ -101,6 +101,13 @@ enum row_class row_class(unsigned n)
     return row->attr & X86_ENDS_BLOCK ? ROW_BRANCH : ROW_INT;
 }
 
+bool row_is_fpu(unsigned row)
+{
+    const struct x86_row *r = &x86_rows[row];
+    return r->attr & (X86_HOST | X86_X87 | X86_MMX | X86_SSE | X86_AVX | X86_AVX512) ||
+           (r->op >= X86_FWAIT && r->op <= X86_STMXCSR);
+}
+
 static const struct {
     u16 op;
     u32 flags;
@@ -179,9 +186,9 @@ bool row_loose_cr2(unsigned row)
 
 const char *row_name(unsigned row, char *buf, unsigned size)
 {
-    static const char *const space[] = {"",         "0F ",       "0F38 ",     "0F3A ",    "VEX.0F ",
-                                        "VEX.0F38 ", "VEX.0F3A ", "EVEX.0F ", "EVEX.0F38 ",
-                                        "EVEX.0F3A ", "EVEX.4 ",  "EVEX.5 ",  "EVEX.6 "};
+    static const char *const space[] = {
+        "",         "0F ",        "0F38 ",      "0F3A ",   "VEX.0F ", "VEX.0F38 ", "VEX.0F3A ",
+        "EVEX.0F ", "EVEX.0F38 ", "EVEX.0F3A ", "EVEX.4 ", "EVEX.5 ", "EVEX.6 "};
     const struct x86_enc *enc = &x86_encs[row];
     int n = snprintf(buf, size, "%s (%s%02X", x86_op_name(x86_rows[row].op), space[enc->space],
                      enc->opcode);

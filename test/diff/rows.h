@@ -21,6 +21,9 @@ enum row_class {
 };
 enum row_class row_class(unsigned row);
 
+/* Works on FP or SIMD state. */
+bool row_is_fpu(unsigned row);
+
 /* Flags that the op leaves undefined and that differ for a known reason. */
 u32 row_loose_flags(unsigned row);
 

@@ -61,7 +61,7 @@ static bool chosen(const struct options *o, unsigned row)
 
 static unsigned class_bit(const char *name)
 {
-    static const char *const names[] = {"int",   "string", "branch", "fault",
+    static const char *const names[] = {"int", "string", "branch", "fault",
                                         "x87", "sse",    "vex",    "evex"};
     for (unsigned k = 0; k < ARRAY_SIZE(names); k++)
         if (strcmp(name, names[k]) == 0)
@@ -174,14 +174,9 @@ static void free_mix(struct mix *m)
 
 /* Of 64 instructions, how many of which class; a sequence takes one profile. */
 static const u8 profiles[][ROW_CLASSES] = {
-    {48, 6, 9, 1, 0, 0, 0, 0},
-    {48, 6, 9, 1, 0, 0, 0, 0},
-    {20, 0, 2, 0, 42, 0, 0, 0},
-    {20, 0, 2, 0, 2, 40, 0, 0},
-    {20, 0, 2, 0, 0, 6, 36, 0},
-    {20, 0, 2, 0, 0, 2, 6, 34},
-    {20, 4, 4, 1, 5, 10, 10, 10},
-    {8, 48, 8, 0, 0, 0, 0, 0},
+    {48, 6, 9, 1, 0, 0, 0, 0},    {48, 6, 9, 1, 0, 0, 0, 0},  {20, 0, 2, 0, 42, 0, 0, 0},
+    {20, 0, 2, 0, 2, 40, 0, 0},   {20, 0, 2, 0, 0, 6, 36, 0}, {20, 0, 2, 0, 0, 2, 6, 34},
+    {20, 4, 4, 1, 5, 10, 10, 10}, {8, 48, 8, 0, 0, 0, 0, 0},
 };
 
 static unsigned pick_row(struct diff *d, const struct mix *m, const u8 *profile)
@@ -229,12 +224,15 @@ static bool test_sequences(struct diff *d, const struct options *o, bool m64)
 
 static int parse(struct options *o, int argc, char **argv)
 {
-    static const struct option longs[] = {
-        {"mode", required_argument, NULL, 'm'},  {"rows", required_argument, NULL, 'r'},
-        {"count", required_argument, NULL, 'c'}, {"seed", required_argument, NULL, 's'},
-        {"row", required_argument, NULL, 'w'},   {"verbose", no_argument, NULL, 'v'},
-        {"bad", required_argument, NULL, 'b'},   {"class", required_argument, NULL, 'k'},
-          {0}};
+    static const struct option longs[] = {{"mode", required_argument, NULL, 'm'},
+                                          {"rows", required_argument, NULL, 'r'},
+                                          {"count", required_argument, NULL, 'c'},
+                                          {"seed", required_argument, NULL, 's'},
+                                          {"row", required_argument, NULL, 'w'},
+                                          {"verbose", no_argument, NULL, 'v'},
+                                          {"bad", required_argument, NULL, 'b'},
+                                          {"class", required_argument, NULL, 'k'},
+                                          {0}};
     int k;
     while ((k = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         switch (k) {

@@ -57,15 +57,16 @@ static void on_serial(void *arg, unsigned port, const void *buf, size_t len)
         add_text(arg, buf, len);
 }
 
-/* Each line that is a claim goes to TAP, the others are comments. */
-static void pass_on(const struct text *t, const char *engine)
+/* Each line that is a claim goes to TAP, the others are comments; so are the claims of a guest that
+ * is known to be mad. */
+static void pass_on(const struct text *t, const char *engine, bool mad)
 {
     for (const char *p = t->buf, *nl; p && *p; p = nl ? nl + 1 : NULL) {
         nl = strchr(p, '\n');
         int len = nl ? (int)(nl - p) : (int)strlen(p);
-        if (!strncmp(p, "ok ", 3))
+        if (!mad && !strncmp(p, "ok ", 3))
             printf("ok %u - %s: %.*s\n", ++claims, engine, len - 3, p + 3);
-        else if (!strncmp(p, "not ok ", 7))
+        else if (!mad && !strncmp(p, "not ok ", 7))
             printf("not ok %u - %s: %.*s\n", ++claims, engine, len - 7, p + 7);
         else if (strncmp(p, "end ", 4))
             printf("# %s: %.*s\n", engine, len, p);
@@ -135,7 +136,7 @@ static void run_engine(const struct options *o, const char *engine, unsigned see
         tell_where(vm, o);
     popf_stop(vm);
     popf_wait(vm, NULL);
-    pass_on(&t, engine);
+    pass_on(&t, engine, o->expect == EXPECT_ANY);
     if (o->expect == EXPECT_EXIT && strstr(t.buf ? t.buf : "", "\nend ") == NULL)
         good = false;
     char what[600];

@@ -465,7 +465,7 @@ static void shoot(unsigned cpu)
         }
         return;
     }
-    for (u32 n = 1; n <= 300; n++) {
+    for (u32 n = 1; n <= 60; n++) {
         page_data[n & 1][0] = n;
         page_table[0] = (word)page_data[n & 1] | 7;
         flushed = 0;
