@@ -33,7 +33,7 @@ fi
 
 # shellcheck disable=SC2086
 gcc $warn $bare -O2 -ffreestanding -fno-pic -mno-red-zone -mgeneral-regs-only \
-    -fno-stack-protector -nostdlib -static -Wl,--build-id=none,--no-warn-rwx-segments \
+    -fno-stack-protector -nostdlib -static -Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
     -Wl,-T,"$top/bench/micro/micro.ld" -o "$out/micro.elf" \
     "$top/bench/micro/start.S" "$top/bench/micro/micro.c"
 objcopy -O binary "$out/micro.elf" "$out/micro"

@@ -51,7 +51,7 @@ struct dtable {
 /* Software TLB for data. Tags are the page's linear address, or TLB_NONE. */
 #define TLB_BITS  10
 #define TLB_SIZE  (1u << TLB_BITS)
-#define TLB_NONE  1ull /* never page-aligned */
+#define TLB_NONE  0x800ull /* matches no address with bits 6 to 11 clear, as a translator has it */
 
 struct tlb_entry {
     u64 rd;             /* tag: reads may go straight to RAM */

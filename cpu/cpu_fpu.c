@@ -273,8 +273,10 @@ u32 cpu_fpu_mxcsr_mask(const struct cpu *c)
 
 void cpu_leave(struct cpu *c)
 {
-    if (!c->fpu->resident)
+    if (!c->fpu->resident) {
+        put_pointers(c->fpu); /* of an instruction in whose midst the state was left */
         return;
+    }
     if (c->x87_last)
         cpu_fpu_take_noted(c);
     cpu_fpu_off(c);

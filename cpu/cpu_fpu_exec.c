@@ -136,8 +136,8 @@ static bool store_suppressed(struct cpu *c)
 static void check_pending(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s)
 {
     const struct x86_row *row = x86_row(i);
-    if (!(s->need & (NEED_X87 | NEED_MMX)) || row->attr & X86_NOWAIT ||
-        row->op == X86_CVTPI2PS || row->op == X86_CVTPI2PD)
+    if (!(s->need & (NEED_X87 | NEED_MMX)) || row->attr & X86_NOWAIT || row->op == X86_CVTPI2PS ||
+        row->op == X86_CVTPI2PD)
         return;
     if (cpu_fpu_status(c) & FSW_ES)
         cpu_throw(c, EXC_MF, 0);
@@ -214,8 +214,7 @@ static void note_x87(struct cpu *c, const struct x86_insn *i, const struct fpu_s
     }
 }
 
-static unsigned run_store(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s,
-                          u64 ea)
+static unsigned run_store(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s, u64 ea)
 {
     if (unlikely(ea + s->size > c->seg[i->seg].wr_end))
         return store_slow(c, i, s, ea);

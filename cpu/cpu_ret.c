@@ -38,9 +38,9 @@ static void check_return_cs(struct cpu *c, u16 sel, struct desc *d)
 }
 
 /*
- * Data segments that the outer level may not use become null (SDM vol. 3A, 5.8.6). The manual speaks
- * of the selector: processors leave the hidden base alone, and 64-bit code goes on using that of FS
- * and GS.
+ * Data segments that the outer level may not use become null (SDM vol. 3A, 5.8.6). The manual
+ * speaks of the selector: processors leave the hidden base alone, and 64-bit code goes on using
+ * that of FS and GS.
  */
 static void drop_inner_segments(struct cpu *c)
 {

@@ -8,8 +8,7 @@
 
 static u32 szp(u8 v)
 {
-    return (v ? 0 : FLAG_ZF) | (v & 0x80 ? FLAG_SF : 0) |
-           (__builtin_popcount(v) & 1 ? 0 : FLAG_PF);
+    return (v ? 0 : FLAG_ZF) | (v & 0x80 ? FLAG_SF : 0) | (__builtin_popcount(v) & 1 ? 0 : FLAG_PF);
 }
 
 /* DAA, DAS */

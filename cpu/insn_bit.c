@@ -31,33 +31,31 @@ static u64 bit_apply(unsigned op, u64 word, unsigned bit)
     }
 }
 
-/* Atomically, by compare and exchange of the operand's own size. */
+/* Atomically, by the host's instruction; what was, but for the other bits. */
+#define LOCKED(op, bits, sfx)                                                                      \
+    __asm__ volatile("lock " op sfx " %[n], %[m]"                                                  \
+                     : [m] "+m"(*(u##bits##_any *)p), "=@ccc"(was)                                 \
+                     : [n] "r"((u##bits)bit)                                                       \
+                     : "memory")
+#define LOCKED_SIZES(op)                                                                           \
+    do {                                                                                           \
+        if (size == 2)                                                                             \
+            LOCKED(op, 16, "w");                                                                   \
+        else if (size == 4)                                                                        \
+            LOCKED(op, 32, "l");                                                                   \
+        else                                                                                       \
+            LOCKED(op, 64, "q");                                                                   \
+    } while (0)
 static u64 bit_locked(void *p, unsigned op, unsigned size, unsigned bit)
 {
-    u64 old = 0;
-    switch (size) {
-    case 2:
-        for (u16 w = *(volatile u16 *)p;;) {
-            old = w;
-            if (__atomic_compare_exchange_n((u16 *)p, &w, (u16)bit_apply(op, w, bit), false,
-                                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-                return old;
-        }
-    case 4:
-        for (u32 w = *(volatile u32 *)p;;) {
-            old = w;
-            if (__atomic_compare_exchange_n((u32 *)p, &w, (u32)bit_apply(op, w, bit), false,
-                                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-                return old;
-        }
-    default:
-        for (u64 w = *(volatile u64 *)p;;) {
-            old = w;
-            if (__atomic_compare_exchange_n((u64 *)p, &w, bit_apply(op, w, bit), false,
-                                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-                return old;
-        }
-    }
+    bool was;
+    if (op == OP_BTS)
+        LOCKED_SIZES("bts");
+    else if (op == OP_BTR)
+        LOCKED_SIZES("btr");
+    else
+        LOCKED_SIZES("btc");
+    return (u64)was << bit;
 }
 
 static void bit_mem(struct cpu *c, const struct x86_insn *i, unsigned op, u64 ea, unsigned bit)

@@ -196,7 +196,7 @@ void bt_ea(struct tr *t)
 static bool is_flat(const struct tr *t)
 {
     unsigned seg = t->op->i.seg;
-    return seg == X86_SEG_FLAT || (t->word == 4 && seg < FS);
+    return seg == X86_SEG_FLAT || (t->word == 4 && seg < FS && seg != CS); /* CS: no writing */
 }
 
 static u32 seg_field(const struct tr *t, u32 field)

@@ -244,9 +244,9 @@ static bool host(struct tr *t)
         host_memory(t, &p);
     else
         emit_insn(t);
+    bt_cold_resume(t); /* the page must be noted on the way from the body, too */
     if (p.x87_ptr)
         note_pointers(t, &p);
-    bt_cold_resume(t);
     return true;
 }
 

@@ -100,9 +100,7 @@ SNIP(lea_reg, "", ".byte 0x8d, 0xc0");
 SNIP(rsm, "", ".byte 0x0f, 0xaa");
 SNIP(fnop, "", "fnop");
 SNIP(fwait_, "", "fwait");
-SNIP(fnstcw_, "",
-     "fnstcw (%"
-     "esp)");
+SNIP(fnstcw_, "", "fnstcw (%esp)");
 SNIP(movaps_, "", "movaps %xmm0, %xmm0");
 SNIP(emms_, "", "emms");
 SNIP(ldmxcsr_, "movl $0x1f80, (%esp)", "ldmxcsr (%esp)");

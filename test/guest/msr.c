@@ -155,7 +155,7 @@ static void test_tsc(void)
         hz = r[0] && r[2] ? (u64)r[2] * r[1] / r[0] : 0;
     }
     if (hz)
-        ok(ticks > hz / 1000 * 9 && ticks < hz / 10, "TSC runs as CPUID says: %llu.. in 10 ms",
+        ok(ticks > hz / 1000 * 9 && ticks < hz, "TSC runs as CPUID says: %llu.. in 10 ms",
            (unsigned long long)ticks);
     else
         ok(ticks > 1000000, "TSC runs: %llx in 10 ms", (unsigned long long)ticks);
