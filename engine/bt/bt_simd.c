@@ -1,12 +1,12 @@
 /*
- * bt_simd.c - x87, MMX, SSE, AVX and AVX-512 in place, and integer instructions with VEX or mandatory
- * prefixes.
+ * bt_simd.c - x87, MMX, SSE, AVX and AVX-512 in place, and integer instructions with VEX or
+ * mandatory prefixes.
  *
- * The guest's vector registers are in the host's while cpu.fpu_off says so (cpu_fpu.h). A block asks
- * at its first such instruction and after each C body that is not out of line; bt_body_fpu keeps the
- * answer true across those that are. No signal may come from emitted code, which has the guest's RSP:
- * hence only with all exceptions masked, alignment tested, and encodings that the host is known to
- * have.
+ * The guest's vector registers are in the host's while cpu.fpu_off says so (cpu_fpu.h). A block
+ * asks at its first such instruction and after each C body that is not out of line; bt_body_fpu
+ * keeps the answer true across those that are. No signal may come from emitted code, which has the
+ * guest's RSP: hence only with all exceptions masked, alignment tested, and encodings that the host
+ * is known to have.
  */
 #include "cpu/cpu_cpuid.h"
 #include "cpu/cpu_fpu.h"
@@ -28,8 +28,9 @@ static u8 *emit_test_keeping(struct tr *t, u32 off)
 {
     struct emit *e = &t->e;
     emit_mov(e, T2, RCX);
-    e8(e, 0x65), e8(e, 0x0f), e8(e, 0xb6), e8(e, 0x0c), e8(e, 0x25), e32(e, off); /* movzx ecx, [] */
-    e8(e, 0xe3), e8(e, 5);                                                          /* jrcxz */
+    e8(e, 0x65), e8(e, 0x0f), e8(e, 0xb6), e8(e, 0x0c), e8(e, 0x25),
+        e32(e, off);       /* movzx ecx, [] */
+    e8(e, 0xe3), e8(e, 5); /* jrcxz */
     u8 *site = emit_jmp(e, e->p);
     emit_mov(e, RCX, T2);
     return site;
@@ -42,7 +43,9 @@ static void check_ready(struct tr *t, unsigned level)
         return;
     t->fpu_level = level;
     struct fpu_check *k = &t->fpu_check[t->nfpu_checks++];
-    *k = (struct fpu_check){.op = t->op, .next = t->next, .level = level,
+    *k = (struct fpu_check){.op = t->op,
+                            .next = t->next,
+                            .level = level,
                             .saved = t->flags_saved,
                             .rcx_in_t2 = t->flags_live && !t->flags_saved};
     if (k->rcx_in_t2) {
@@ -163,8 +166,8 @@ static void note_operand(struct tr *t)
 /* --- control registers --- */
 
 /*
- * FLDCW, LDMXCSR: what was read is kept where no other CPU can change it, and loaded if it masks all
- * exceptions and has no reserved bit; else the body's turn. T0 = host address.
+ * FLDCW, LDMXCSR: what was read is kept where no other CPU can change it, and loaded if it masks
+ * all exceptions and has no reserved bit; else the body's turn. T0 = host address.
  */
 static void emit_load_control(struct tr *t, bool x87)
 {
