@@ -217,13 +217,24 @@ static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_r
 
 /* --- the contract --- */
 
+int bt_usable(struct err *e)
+{
+    if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGS) || !__builtin_cpu_supports("bmi2"))
+        return err_set(e, "the translator needs a host with BMI2 and FSGSBASE (CPUs since 2013, "
+                          "Linux 5.9); use --engine interp");
+    void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return err_set(e, "the translator needs memory that is writable and executable, which is "
+                          "forbidden here (SELinux, seccomp); use --engine interp");
+    munmap(p, PAGE_SIZE);
+    return 0;
+}
+
 static struct engine *create(const struct engine_config *cfg, struct err *e)
 {
-    if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGS) || !__builtin_cpu_supports("bmi2")) {
-        err_set(e, "the translator needs a host with BMI2 and FSGSBASE (CPUs since 2013, Linux 5.9); "
-                   "use --engine interp");
+    if (bt_usable(e) < 0)
         return NULL;
-    }
     struct bt *en = calloc(1, sizeof(*en));
     if (!en) {
         err_set(e, "out of memory creating the translator");

@@ -67,6 +67,9 @@ struct bt_cpu {
 
 #define BT_CODE_SIZE (24 * MiB)
 
+/* 0 if this host can run translations; else -1 and in *e what is missing. */
+int bt_usable(struct err *e);
+
 /* bt_entry.S: enters emitted code; comes back when it leaves, with all state in struct cpu. */
 void bt_enter(struct cpu *c, const u8 *code);
 /* Targets of emitted jumps. Names of code, not functions to call. */

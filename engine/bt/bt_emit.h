@@ -4,6 +4,7 @@
 #ifndef POPF_BT_EMIT_H
 #define POPF_BT_EMIT_H
 
+#include "cpu/cpu_mem.h"
 #include "engine/bt/bt.h"
 
 struct emit {
@@ -17,13 +18,13 @@ static inline void e8(struct emit *e, unsigned v)
 
 static inline void e32(struct emit *e, u32 v)
 {
-    *(u32 __attribute__((aligned(1), may_alias)) *)e->p = v;
+    *(u32_any *)e->p = v;
     e->p += 4;
 }
 
 static inline void e64(struct emit *e, u64 v)
 {
-    *(u64 __attribute__((aligned(1), may_alias)) *)e->p = v;
+    *(u64_any *)e->p = v;
     e->p += 8;
 }
 
@@ -113,7 +114,7 @@ static inline u8 *emit_jcc(struct emit *e, unsigned cc, const u8 *to)
 /* Points the rel32 at `site` to `to`. */
 static inline void emit_patch(u8 *site, const u8 *to)
 {
-    *(volatile u32 __attribute__((aligned(1), may_alias)) *)site = (u32)(to - (site + 4));
+    *(volatile u32_any *)site = (u32)(to - (site + 4));
 }
 
 /* jmp to code that may be out of a rel32's reach: jmp [rip+0] with the address behind it. */

@@ -194,6 +194,22 @@ static bool good(struct cpu *c, const struct block *b, gva_t la)
     return likely(!b->crosses) || second_page_good(c, b, la);
 }
 
+/* The block for a physical address; ones whose code has changed leave the chain on the way. */
+static struct block *find_hashed(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, gva_t la)
+{
+    struct block **p = &ic->hash[hash_of(gpa)];
+    while (*p) {
+        struct block *b = *p;
+        if (b->gpa == gpa && b->mode == c->mode && good(c, b, la))
+            return b;
+        if (mem_code_gen(c->mem, b->page) != b->gen)
+            *p = b->next;
+        else
+            p = &b->next;
+    }
+    return NULL;
+}
+
 static struct block *find_physical(struct cpu *c, struct interp_cpu *ic, gva_t la)
 {
     const struct itlb_entry *page = cpu_code_page(c, la);
@@ -201,10 +217,8 @@ static struct block *find_physical(struct cpu *c, struct interp_cpu *ic, gva_t l
     if (!page)
         return NULL;
     gpa_t gpa = (page->gpa & ~PAGE_MASK) | (la & PAGE_MASK);
-    for (struct block *b = ic->hash[hash_of(gpa)]; b; b = b->next)
-        if (b->gpa == gpa && b->mode == c->mode && good(c, b, la))
-            return b;
-    return decode(c, ic, la, page);
+    struct block *b = find_hashed(c, ic, gpa, la);
+    return b ? b : decode(c, ic, la, page);
 }
 
 struct block *interp_find(struct cpu *c, struct interp_cpu *ic)
