@@ -10,9 +10,9 @@ all:
 check:
 	@./check
 
+# BENCH: options of bench/bench.sh
 bench: all
-	@bench/boot.sh
-	@bench/loop.sh
+	@bench/bench.sh $(BENCH)
 
 install: all
 	@meson configure build -Dprefix="$(PREFIX)" >/dev/null

@@ -125,7 +125,7 @@ programs() { # RUN KIND TARGET CPUS CASES
         say "round $1: $2-bit programs, $3${after:+, after $after}"
         if [ "$3" = native ]; then
             # shellcheck disable=SC2086
-            took=$(native "$2" -t "$ms" $after $5)
+            took=$(native "$2" -t "$ms" $([ "$4" != 1 ] || echo -1) $after $5)
         else
             took=$(guest "$2" "$3" "$4" "popfbench -t $ms $after $5")
         fi

@@ -7,7 +7,7 @@ BEGIN {
     row = 17
     left = 110
     width = 620
-    decades = 3.5 # from 10^-0.5
+    decades = 4 # from 10^-0.5
     panel_gap = 70
 }
 NR == 1 || $1 == "micro" || $1 ~ /^boot/ { next }
@@ -41,7 +41,7 @@ function line(x1, y1, x2, y2, style) {
     printf "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" %s/>\n", x1, y1, x2, y2, style
 }
 function grid(y1, y2, i, x, ticks, n) {
-    n = split("0.5 1 2 5 10 20 50 100 200 500 1000", ticks, " ")
+    n = split("0.5 1 2 5 10 20 50 100 200 500 1000 2000", ticks, " ")
     for (i = 1; i <= n; i++) {
         x = x_of(ticks[i])
         line(x, y1, x, y2, ticks[i] == 1 ? "stroke=\"#333\"" : "stroke=\"#ddd\"")

@@ -160,15 +160,15 @@ function program_tables(kind, g, n, c, i) {
     mean_row(kind, "all compute", "int fp")
     two_cpus(kind)
 }
-function two_cpus(kind, n, t, i) {
+function two_cpus(kind, n, t, i, r, k) {
     n = split(targets[kind], t, " ")
     for (i = 1; i <= n; i++) {
-        if (!values(kind, t[i], "sha-two"))
-            continue
-        hi = med
-        two = med
-        values(kind, t[i], "sha-one")
-        printf "two threads, %-8s %.2f times the throughput of one\n", t[i] ":", 2 * med / two
+        k = 0
+        for (r = 1; r <= rounds; r++)
+            if (value[r, kind, t[i], "sha-two"] > 0)
+                v[++k] = 2 * value[r, kind, t[i], "sha-one"] / value[r, kind, t[i], "sha-two"]
+        if (k && stats(k))
+            printf "two threads, %-8s %s times the throughput of one\n", t[i] ":", spread()
     }
 }
 

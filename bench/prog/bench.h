@@ -34,7 +34,6 @@ struct bench_case {
 /* A running case. */
 struct bench {
     const struct bench_case *c;
-    const char *self;    /* path of this program */
     const char *busybox; /* path */
     const char *tmp;     /* a folder in a tmpfs */
     u64 excluded_ns;     /* time in run() that does not count */

@@ -1,16 +1,19 @@
 /*
  * main.c - popfbench: times small programs, in a guest as on the host.
  *
- *   popfbench [-t MS] [-a NAME] [-l] NAME|GROUP|all...
+ *   popfbench [-t MS] [-a NAME] [-1] [-l] NAME|GROUP|all...
  *
- * -t: measure each case for about this long; -a: begin after that case; -l: list. Prints, for each
+ * -t: measure each case for about this long; -a: begin after that case; -1: stay on one CPU; -l:
+ * list. Prints, for each
  * case, `bench begin NAME` and then `bench done NAME GROUP NS OPS CHECK`: nanoseconds per operation
  * (the quickest of some batches: what else the machine does only adds), operations timed, and a
  * checksum, which is the same on every machine. `bench skip NAME GROUP WHY...` stands for the
  * second line where a case cannot run.
  */
+#define _GNU_SOURCE /* sched_setaffinity() */
 #include "bench.h"
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,6 +187,15 @@ static void for_cases(struct bench *b, char **names, const char *after, int list
     }
 }
 
+static void stay(void)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(sched_getcpu(), &set);
+    if (sched_setaffinity(0, sizeof(set), &set))
+        bench_die("sched_setaffinity");
+}
+
 static const char *env(const char *name, const char *otherwise)
 {
     const char *value = getenv(name);
@@ -196,7 +208,6 @@ int main(int argc, char **argv)
     int list = 0, opt;
     const char *after = NULL;
     struct bench b = {
-        .self = argv[0],
         .busybox = env("POPFBENCH_BUSYBOX", "/bin/busybox"),
         .tmp = env("POPFBENCH_TMP", "/tmp"),
     };
@@ -204,18 +215,20 @@ int main(int argc, char **argv)
     if (argc == 2 && !strcmp(argv[1], "exit")) /* what the case `exec` executes */
         return 7;
     setvbuf(stdout, NULL, _IOLBF, 0);
-    while ((opt = getopt(argc, argv, "t:a:l")) != -1) {
+    while ((opt = getopt(argc, argv, "t:a:1l")) != -1) {
         if (opt == 't')
             ms = strtoull(optarg, NULL, 10);
         else if (opt == 'a')
             after = optarg;
+        else if (opt == '1')
+            stay();
         else if (opt == 'l')
             list = 1;
         else
             return 2;
     }
     if (!list && optind == argc) {
-        fprintf(stderr, "usage: popfbench [-t MS] [-a NAME] [-l] NAME|GROUP|all...\n");
+        fprintf(stderr, "usage: popfbench [-t MS] [-a NAME] [-1] [-l] NAME|GROUP|all...\n");
         return 2;
     }
     for_cases(&b, argv + optind, after, list, ms * 1000000u);

@@ -96,7 +96,7 @@ static u64 exec_run(struct bench *b, u64 n)
     while (bench_again(b, &n)) {
         pid_t pid = fork();
         if (pid == 0) {
-            execl(b->self, b->self, "exit", (char *)NULL);
+            execl("/proc/self/exe", "popfbench", "exit", (char *)NULL);
             _exit(1);
         }
         if (pid < 0 || waitpid(pid, &status, 0) != pid)

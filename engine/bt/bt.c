@@ -126,12 +126,30 @@ static u8 *translation(struct cpu *c, struct bt_cpu *bt, struct block *b)
         b->heat++;
         return NULL;
     }
-    b->code = bt_translate(c, bt, b);
-    if (!b->code) {
+    if ((size_t)(bt->code_end - bt->at) < BT_BLOCK_ROOM) {
         interp_cache_flush(&bt->interp);
         catch_up(c, bt);
+        return NULL;
     }
-    return b->code;
+    return b->code = bt_translate(c, bt, b);
+}
+
+/* 64-bit code has branched to where RIP cannot be: undone, so that the body can fault. */
+static void undo_branch(struct cpu *c)
+{
+    u32 word = (u32)c->emitted[BT_BRANCH];
+    switch (word >> 12 & 3) {
+    case BT_BRANCH_NONE:
+        return;
+    case BT_BRANCH_CALL:
+        c->reg[RSP] += 8;
+        break;
+    case BT_BRANCH_RET:
+        c->reg[RSP] -= 8 + (word >> 16);
+        break;
+    }
+    c->reg[X86_SLOT_RIP] = c->emitted[BT_VBASE] + (word & PAGE_MASK);
+    cpu_insn_step(c);
 }
 
 static void run_blocks(struct cpu *c, struct bt_cpu *bt)
@@ -164,8 +182,11 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt)
             join(bt, link, b);
         c->emitted[BT_JTAB] = (u64)bt->jump[view];
         c->emitted[BT_LINK] = 0;
+        c->emitted[BT_BRANCH] = BT_BRANCH_NONE;
         bt->entered++;
         bt_enter(c, code);
+        if (unlikely(!x86_canonical(c->reg[X86_SLOT_RIP])))
+            undo_branch(c);
         link = (struct bt_link *)c->emitted[BT_LINK];
     }
 }

@@ -28,6 +28,7 @@ enum bt_word {
     BT_LINK, /* struct bt_link of the exit taken, 0 if none */
     BT_JTAB, /* table of jump targets for the current privilege */
     BT_SELF, /* struct cpu * */
+    BT_BRANCH, /* the indirect branch taken last: BT_BRANCH_WORD */
     BT_CODE, /* the word of mem.code_map for the page being written */
 };
 
@@ -44,6 +45,13 @@ struct bt_jump {
 };
 #define BT_JUMP_BITS 16
 #define BT_JUMPS     (1u << BT_JUMP_BITS)
+
+/*
+ * An indirect branch has been committed by the time that its target turns out not to be canonical:
+ * what it takes to undo it, in one word.
+ */
+#define BT_BRANCH_WORD(at, kind, imm) ((u32)(at) | (u32)(kind) << 12 | (u32)(imm) << 16)
+enum bt_branch { BT_BRANCH_NONE, BT_BRANCH_JMP, BT_BRANCH_CALL, BT_BRANCH_RET };
 
 /* Who looks up a RIP: CPL 0..2 or 3, in 64- or 32-bit code. */
 #define BT_VIEWS 4
@@ -104,7 +112,13 @@ bool bt_fpu_enter(struct cpu *c, const struct op *op);
 /* Called by emitted code: a store through host address `host` went to a page with code (BT_CODE). */
 void bt_wrote(struct cpu *c, u64 host);
 
-/* bt_translate.c: emits code for a block; NULL when the code cache is full. */
+/* Room that no translation of a block exceeds. */
+#define BT_BLOCK_ROOM (64 * KiB)
+
+/*
+ * bt_translate.c: emits code for a block, for which there must be BT_BLOCK_ROOM. NULL if the guest's
+ * code was changed meanwhile: the block is stale.
+ */
 u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b);
 
 #endif

@@ -129,6 +129,17 @@ static bool emit_jcc_insn(struct tr *t)
     return true;
 }
 
+/* Indirect: notes how to undo it (bt.c). */
+static void emit_goto_indirect(struct tr *t, enum bt_branch kind, u16 imm)
+{
+    if (t->word == 8) {
+        e8(&t->e, 0x65), e8(&t->e, 0xc7), e8(&t->e, 0x04), e8(&t->e, 0x25); /* mov dword gs:[], */
+        e32(&t->e, GS_WORD(BT_BRANCH));
+        e32(&t->e, BT_BRANCH_WORD(t->next - t->op->i.len, kind, imm));
+    }
+    emit_goto_t0(t);
+}
+
 /* Pushes the address of the next instruction. */
 static void emit_push_return(struct tr *t)
 {
@@ -150,7 +161,7 @@ static bool emit_ret(struct tr *t)
     emit_pop_lookup(t, RSP);
     emit_mem_sized(&t->e, t->word, 0x8b, T0, T0, 0);
     emit_adjust_sp(t, RSP, t->word + (s32)(u16)t->op->i.imm);
-    emit_goto_t0(t);
+    emit_goto_indirect(t, BT_BRANCH_RET, (u16)t->op->i.imm);
     return true;
 }
 
@@ -177,7 +188,7 @@ static bool emit_jmp_ind(struct tr *t)
     } else {
         emit_target_reg(t);
     }
-    emit_goto_t0(t);
+    emit_goto_indirect(t, BT_BRANCH_JMP, 0);
     return true;
 }
 
@@ -188,7 +199,7 @@ static bool emit_call_ind(struct tr *t)
     emit_push_return(t);
     emit_target_reg(t);
     emit_adjust_sp(t, RSP, -t->word);
-    emit_goto_t0(t);
+    emit_goto_indirect(t, BT_BRANCH_CALL, 0);
     return true;
 }
 

@@ -145,8 +145,6 @@ static void settle_flags(struct tr *t)
 
 u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
 {
-    if (bt->code_end - bt->at < 64 * 1024)
-        return NULL;
     u8 *entry = bt->at;
     struct tr t = {.e.p = entry, .start = entry, .c = c, .bt = bt, .b = b, .next = b->gpa & PAGE_MASK,
                    .word = b->mode == X86_MODE64 ? 8 : 4};
@@ -180,6 +178,8 @@ u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
         bt_exit(&t, t.next);
     emit_cold(&t);
     bt_simd_cold(&t);
+    if (mem_code_gen(c->mem, b->page) != b->gen)
+        return NULL; /* another CPU has just changed the page: this may mix old and new code */
     bt->at = (u8 *)align_up((u64)t.e.p, 16);
     bt->translated++;
     bt->bytes += (u64)(t.e.p - entry);
