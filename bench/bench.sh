@@ -124,8 +124,10 @@ programs() { # RUN KIND TARGET CPUS CASES
     while :; do
         say "round $1: $2-bit programs, $3${after:+, after $after}"
         if [ "$3" = native ]; then
+            stay=
+            [ "$4" != 1 ] || stay=-1
             # shellcheck disable=SC2086
-            took=$(native "$2" -t "$ms" $([ "$4" != 1 ] || echo -1) $after $5)
+            took=$(native "$2" -t "$ms" $stay $after $5)
         else
             took=$(guest "$2" "$3" "$4" "popfbench -t $ms $after $5")
         fi
@@ -233,29 +235,29 @@ done
 qemu_of 64 >/dev/null || note "QEMU is left out"
 
 run=0
-while [ $run -lt "$runs" ]; do
+while [ "$run" -lt "$runs" ]; do
     run=$((run + 1))
     for kind in $ready; do
         if has_part programs; then
             for target in native $(targets_of "$kind"); do
-                programs $run "$kind" "$target" 1 "$cases"
+                programs "$run" "$kind" "$target" 1 "$cases"
             done
         fi
         if has_part boot; then
-            boots $run "$kind"
+            boots "$run" "$kind"
         fi
     done
     case " $ready " in *" 64 "*)
         if has_part smp; then
             for target in native $(targets_of 64); do
-                programs $run 64 "$target" 2 smp
+                programs "$run" 64 "$target" 2 smp
             done
         fi
         ;;
     esac
     if has_part micro; then
         for target in $(targets_of 64); do
-            micro $run "$target"
+            micro "$run" "$target"
         done
     fi
 done

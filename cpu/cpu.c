@@ -213,6 +213,9 @@ void cpu_set_flags(struct cpu *c, u32 fl)
 
 void cpu_unwind(struct cpu *c)
 {
+#ifdef __SANITIZE_ADDRESS__
+    cpu_leave(c); /* the sanitizer clears the stack's shadow with vector registers */
+#endif
     __builtin_longjmp(c->unwind, 1);
 }
 

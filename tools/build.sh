@@ -16,7 +16,9 @@ if [ ! -f "$dir/build.ninja" ]; then
     rm -rf "$dir"
     quietly meson setup "$@" "$dir" "$top"
 elif [ $# -gt 0 ]; then
-    quietly meson configure "$@" "$dir"
+    # What was missing when it was set up may have been installed since.
+    quietly meson configure --clearcache "$@" "$dir"
+    quietly meson setup --reconfigure "$dir" "$top"
 fi
 # A terminal sees ninja's progress; a log file sees it when something goes wrong.
 if [ -t 2 ]; then

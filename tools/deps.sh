@@ -8,7 +8,7 @@ packages() {
     case $1 in
     build) echo gcc libc6-dev binutils meson ninja-build pkg-config zlib1g-dev liblzma-dev \
                 liblz4-dev libzstd-dev ;;
-    check) echo libcmocka-dev libzydis-dev util-linux bsdutils ;;
+    check) echo libcmocka-dev libzydis-dev acpica-tools clang-format util-linux bsdutils ;;
     bench) echo qemu-system-x86 ;;
     *) echo "tools/deps.sh: unknown set \"$1\"" >&2; exit 2 ;;
     esac

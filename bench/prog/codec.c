@@ -24,26 +24,25 @@ static u32 ror(u32 x, int n)
 
 static void sha256_block(u32 state[8], const u8 *in)
 {
-    u32 w[64], s[8];
+    u32 w[64];
+    u32 a = state[0], b = state[1], c = state[2], d = state[3];
+    u32 e = state[4], f = state[5], g = state[6], h = state[7];
     for (int i = 0; i < 16; i++, in += 4)
         w[i] = (u32)in[0] << 24 | in[1] << 16 | in[2] << 8 | in[3];
     for (int i = 16; i < 64; i++) {
-        u32 a = w[i - 15], c = w[i - 2];
-        w[i] = w[i - 16] + w[i - 7] + (ror(a, 7) ^ ror(a, 18) ^ a >> 3) +
-               (ror(c, 17) ^ ror(c, 19) ^ c >> 10);
+        u32 x = w[i - 15], y = w[i - 2];
+        w[i] = w[i - 16] + w[i - 7] + (ror(x, 7) ^ ror(x, 18) ^ x >> 3) +
+               (ror(y, 17) ^ ror(y, 19) ^ y >> 10);
     }
-    memcpy(s, state, sizeof(s));
     for (int i = 0; i < 64; i++) {
-        u32 t1 = s[7] + (ror(s[4], 6) ^ ror(s[4], 11) ^ ror(s[4], 25)) +
-                 ((s[4] & s[5]) ^ (~s[4] & s[6])) + sha256_k[i] + w[i];
-        u32 t2 = (ror(s[0], 2) ^ ror(s[0], 13) ^ ror(s[0], 22)) +
-                 ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-        memmove(s + 1, s, 7 * sizeof(u32));
-        s[4] += t1;
-        s[0] = t1 + t2;
+        u32 t1 =
+            h + (ror(e, 6) ^ ror(e, 11) ^ ror(e, 25)) + ((e & f) ^ (~e & g)) + sha256_k[i] + w[i];
+        u32 t2 = (ror(a, 2) ^ ror(a, 13) ^ ror(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+        h = g, g = f, f = e, e = d + t1;
+        d = c, c = b, b = a, a = t1 + t2;
     }
-    for (int i = 0; i < 8; i++)
-        state[i] += s[i];
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
 }
 
 u32 codec_sha256_blocks(const u8 block[64], u64 n)

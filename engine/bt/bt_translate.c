@@ -64,9 +64,20 @@ static void emit_cold(struct tr *t)
 
 /* --- a block --- */
 
+/* Undefined flags count as written, except where processors leave them as they were: as the
+ * interpreter does, and programs may have come to rely on. */
 static u32 flags_written(const struct x86_row *row)
 {
-    return row->attr & X86_FLAGS_MAYBE ? 0 : row->flags_written | row->flags_undef;
+    switch (row->op) {
+    case X86_BT ... X86_BTC:
+    case X86_BSF:
+    case X86_BSR:
+    case X86_DIV:
+    case X86_IDIV:
+        return row->flags_written;
+    default:
+        return row->attr & X86_FLAGS_MAYBE ? 0 : row->flags_written | row->flags_undef;
+    }
 }
 
 /* Flags that matter before each instruction; after the block all may. */

@@ -99,7 +99,10 @@ static void test_xsave_sizes(void **state)
     u64 all = cpu_xcr0_valid(c);
     if (!cpu_has(c, X86_F_XSAVE)) {
         rig_free(&r);
-        skip();
+        {
+            print_message("# skipped: this host does not offer it\n");
+            return;
+        }
     }
     assert_int_equal(leaf(&r, 0xd, 0, EAX), all);
     assert_int_equal(all & ~0xe7ull, 0);

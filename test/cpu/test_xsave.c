@@ -207,8 +207,10 @@ static void test_standard(void **state)
     struct fixture *f = *state;
     struct rig *r = &f->rig;
     struct rig_image im;
-    if (!has_xsave(r))
-        skip();
+    if (!has_xsave(r)) {
+        print_message("# skipped: this host does not offer it\n");
+        return;
+    }
     fill(r, &im);
     f->area[520] = 0x5a; /* XSAVE leaves the rest of the header alone */
     put64(f->area + 512, BIT(40));
@@ -242,8 +244,10 @@ static void test_rfbm(void **state)
     struct fixture *f = *state;
     struct rig *r = &f->rig;
     struct rig_image im;
-    if (!has_xsave(r))
-        skip();
+    if (!has_xsave(r)) {
+        print_message("# skipped: this host does not offer it\n");
+        return;
+    }
     fill(r, &im);
     memset(f->area, 0xcc, 512);
     r->c->reg[RAX] = XCR0_SSE;
@@ -270,8 +274,10 @@ static void test_compact(void **state)
     struct rig *r = &f->rig;
     struct rig_image im;
     u32 out[4];
-    if (!cpu_has(r->c, X86_F_XSAVEC) || !cpu_has(r->c, X86_F_XSAVES))
-        skip();
+    if (!cpu_has(r->c, X86_F_XSAVEC) || !cpu_has(r->c, X86_F_XSAVES)) {
+        print_message("# skipped: this host does not offer it\n");
+        return;
+    }
     u64 all = cpu_xcr0_valid(r->c);
     for (unsigned n = 0; n < 2; n++) {
         fill(r, &im);
@@ -302,8 +308,10 @@ static void test_init_optimization(void **state)
 {
     struct fixture *f = *state;
     struct rig *r = &f->rig;
-    if (!cpu_has(r->c, X86_F_XSAVEC) || !cpu_has(r->c, X86_F_XSAVEOPT))
-        skip();
+    if (!cpu_has(r->c, X86_F_XSAVEC) || !cpu_has(r->c, X86_F_XSAVEOPT)) {
+        print_message("# skipped: this host does not offer it\n");
+        return;
+    }
     clear(r);
     memset(f->area, 0xcc, 8192);
     put64(f->area + 512, ~0ull);
@@ -339,8 +347,10 @@ static void test_header_faults(void **state)
     struct rig *r = &f->rig;
     struct rig_image im;
     u8 *h = f->area + 512;
-    if (!has_xsave(r))
-        skip();
+    if (!has_xsave(r)) {
+        print_message("# skipped: this host does not offer it\n");
+        return;
+    }
     fill(r, &im);
     assert_int_equal(XSAVE64, -1);
     u64 all = get64(h);
@@ -400,8 +410,10 @@ static void test_page_faults(void **state)
     struct fixture *f = *state;
     struct rig *r = &f->rig;
     struct rig_image im;
-    if (!has_xsave(r) || cpu_fpu_size(r->c) <= 576)
-        skip();
+    if (!has_xsave(r) || cpu_fpu_size(r->c) <= 576) {
+        print_message("# skipped: this host does not offer it\n");
+        return;
+    }
     fill(r, &im);
     r->c->reg[RSI] = AREA + 4096 - 640;
     rig_page(r, AREA + 4096, 0);
@@ -420,8 +432,10 @@ static void test_mode32(void **state)
     struct fixture *f = *state;
     struct rig *r = &f->rig;
     struct rig_image im, now;
-    if (!has_xsave(r))
-        skip();
+    if (!has_xsave(r)) {
+        print_message("# skipped: this host does not offer it\n");
+        return;
+    }
     fill(r, &im);
     rig_mode(r, X86_MODE32);
     memset(f->area, 0xcc, 8192);
@@ -462,8 +476,10 @@ static void test_xcr0(void **state)
     struct fixture *f = *state;
     struct rig *r = &f->rig;
     struct cpu *c = r->c;
-    if (!has_xsave(r))
-        skip();
+    if (!has_xsave(r)) {
+        print_message("# skipped: this host does not offer it\n");
+        return;
+    }
     c->reg[RCX] = 0;
     c->reg[RDX] = 0;
     c->reg[RAX] = 3;

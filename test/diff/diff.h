@@ -7,6 +7,7 @@
 
 struct diff {
     struct guest *g;
+    bool keeps_flags; /* the engine keeps flags that nothing reads */
     struct gen gen;
     struct test_case t;
     struct outcome bare, guest;
@@ -14,7 +15,8 @@ struct diff {
     char what[4096]; /* the last difference */
 };
 
-int diff_init(struct diff *d, u64 seed, struct err *e);
+/* `ops`: engine_interp or engine_bt. */
+int diff_init(struct diff *d, const struct engine_ops *ops, u64 seed, struct err *e);
 void diff_free(struct diff *d);
 
 /* Places and runs d->t on both sides: true if all is the same; else d->what says what is not. */

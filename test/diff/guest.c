@@ -1,22 +1,27 @@
 /*
- * guest.c - instruction sequences under the interpreter.
+ * guest.c - instruction sequences under an engine.
  *
  * Physical memory is where the linear addresses are (CODE, DATA with RO and STACK behind it in one
  * region so that it can be copied at once), with page tables that map it for users, and a system
  * area at physical 0 which is mapped for the supervisor in the upper half. Each exception leads to
  * a HLT of its own there: the sequence's end is read from the frame. Arriving at EXIT is known by
  * RIP: what stands there for the bare side writes to memory that the guest does not have.
+ *
+ * The interpreter stops a loop after BUDGET instructions. The translator does not count: a thread
+ * of its own stops it with EV_EXIT, which every block looks for.
  */
 #include "guest.h"
 
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cpu/cpu_cpuid.h"
 #include "cpu/cpu_fpu.h"
 #include "cpu/cpu_seg.h"
-#include "engine/engine.h"
 
 /* Physical layout of the system area, and where it is mapped. */
 #define SYS_LINEAR 0xffff800000000000ull
@@ -34,11 +39,29 @@ enum {
 /* More would be a loop that the generator did not mean. */
 #define BUDGET 2000000
 
+/* Runs that translate all that is run: HOT of engine/bt/bt.c, that of the translation's making, and
+ * one with all of it there and joined. */
+#define BT_ROUNDS 4
+
+/* Ticks of 20 ms, as those of bare.c, after which a round is taken for a loop. */
+#define TICK_NS 20000000
+#define TICKS   5
+
+struct watchdog {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    struct cpu *c;
+    bool exists, running, stop;
+    unsigned ticks; /* of this round */
+};
+
 struct guest {
     struct mem m;
     struct cpu_model *model;
+    const struct engine_ops *ops;
     struct engine *en;
     struct cpu *c;
+    struct watchdog dog;       /* of the translator's */
     struct seg user_seg[2][7]; /* [m64] */
     u8 *mem;
     u8 *fpu;
@@ -145,6 +168,57 @@ static void make_idt(struct guest *g)
     }
     put64(g, AT_TSS + 4, SYS_LINEAR + AT_STACK0);
     put64(g, AT_TSS + 0x66 - 6, 0xffffull << 48); /* no I/O bitmap */
+}
+
+/* --- the watchdog --- */
+
+static void *watch(void *arg)
+{
+    struct watchdog *w = arg;
+    const struct timespec tick = {.tv_nsec = TICK_NS};
+    for (bool stop = false; !stop;) {
+        nanosleep(&tick, NULL);
+        pthread_mutex_lock(&w->lock);
+        if (w->running && ++w->ticks >= TICKS)
+            cpu_event_set(w->c, EV_EXIT);
+        stop = w->stop;
+        pthread_mutex_unlock(&w->lock);
+    }
+    return NULL;
+}
+
+/* Without signals: those of bare.c are for the thread that runs sequences. */
+static int start_watchdog(struct watchdog *w, struct cpu *c, struct err *e)
+{
+    sigset_t all, was;
+    w->c = c;
+    pthread_mutex_init(&w->lock, NULL);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &was);
+    int rc = pthread_create(&w->thread, NULL, watch, w);
+    pthread_sigmask(SIG_SETMASK, &was, NULL);
+    w->exists = !rc;
+    return rc ? err_set(e, "pthread_create: %s", strerror(rc)) : 0;
+}
+
+static void stop_watchdog(struct watchdog *w)
+{
+    if (!w->exists)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->stop = true;
+    pthread_mutex_unlock(&w->lock);
+    pthread_join(w->thread, NULL);
+}
+
+static void set_running(struct watchdog *w, bool running)
+{
+    pthread_mutex_lock(&w->lock);
+    w->running = running;
+    w->ticks = 0;
+    pthread_mutex_unlock(&w->lock);
+    if (!running)
+        cpu_event_clear(w->c, EV_EXIT);
 }
 
 /* --- the CPU --- */
@@ -258,21 +332,26 @@ static int make_cpu(struct guest *g, struct err *e)
         return -1;
     /* As many CPUs share the interpreter's memory: a small cache is flushed often. */
     struct engine_config ec = {.mem = &g->m, .model = g->model, .ncpus = 16};
-    g->en = engine_interp.create(&ec, e);
+    g->en = g->ops->create(&ec, e);
     g->c = g->en ? cpu_new(0, &g->m, g->model, &world, g, NULL, e) : NULL;
-    if (!g->c || engine_interp.cpu_attach(g->en, g->c, e))
+    if (!g->c || g->ops->cpu_attach(g->en, g->c, e))
         return -1;
     g->fpu = aligned_alloc(64, FPU_MAX);
     if (!g->fpu || cpu_fpu_size(g->c) > FPU_MAX)
         return err_set(e, "FP state of %u bytes", cpu_fpu_size(g->c));
     memset(g->fpu, 0, FPU_MAX);
-    return 0;
+    return g->ops == &engine_bt ? start_watchdog(&g->dog, g->c, e) : 0;
 }
 
-struct guest *guest_new(struct err *e)
+struct guest *guest_new(const struct engine_ops *ops, struct err *e)
 {
     struct guest *g = calloc(1, sizeof *g);
-    if (!g || make_memory(g, e) || make_cpu(g, e))
+    if (!g) {
+        err_set(e, "out of memory");
+        return NULL;
+    }
+    g->ops = ops;
+    if (make_memory(g, e) || make_cpu(g, e))
         return NULL; /* the program ends */
     make_paging(g);
     make_gdt(g);
@@ -284,9 +363,10 @@ struct guest *guest_new(struct err *e)
 
 void guest_free(struct guest *g)
 {
-    engine_interp.cpu_detach(g->en, g->c);
+    stop_watchdog(&g->dog);
+    g->ops->cpu_detach(g->en, g->c);
     cpu_free(g->c);
-    engine_interp.destroy(g->en);
+    g->ops->destroy(g->en);
     cpu_model_free(g->model);
     mem_free(&g->m);
     free(g->fpu);
@@ -352,13 +432,24 @@ static bool take_frame(struct guest *g, struct outcome *out)
     return true;
 }
 
+static void run_round(struct guest *g, const struct input *in, struct engine_result *res)
+{
+    bool bt = g->ops == &engine_bt;
+    memcpy(g->mem, in->mem, MEM_SIZE);
+    load(g, in);
+    if (bt)
+        set_running(&g->dog, true);
+    g->ops->run(g->en, g->c, bt ? 0 : BUDGET, res);
+    if (bt)
+        set_running(&g->dog, false);
+}
+
 void guest_run(struct guest *g, const struct input *in, struct outcome *out)
 {
     struct cpu *c = g->c;
-    struct engine_result res;
-    memcpy(g->mem, in->mem, MEM_SIZE);
-    load(g, in);
-    engine_interp.run(g->en, c, BUDGET, &res);
+    struct engine_result res = {.exit = EXIT_HALT};
+    for (unsigned n = g->ops == &engine_bt ? BT_ROUNDS : 1; n && res.exit == EXIT_HALT; n--)
+        run_round(g, in, &res);
 
     *out = (struct outcome){.vec = END_HANG, .cr2 = c->cr2};
     memcpy(out->r.reg, c->reg, sizeof out->r.reg);

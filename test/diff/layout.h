@@ -1,6 +1,6 @@
 /*
  * layout.h - one instruction sequence, the state it starts from, and what became of it: shared by
- * the side that runs it on the bare CPU and the one that runs it under the interpreter.
+ * the side that runs it on the bare CPU and the one that runs it under an engine.
  *
  * Both give the code the same addresses, all below 2 GiB so that 32-bit code reaches them:
  *

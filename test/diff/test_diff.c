@@ -1,9 +1,9 @@
 /*
- * test_diff.c - the interpreter against the bare CPU: each row of the instruction table with many
+ * test_diff.c - an engine against the bare CPU: each row of the instruction table with many
  * operands, then random sequences.
  *
  *   test_diff [--mode 64|32] [--rows N] [--count N] [--seed N] [--row NAME] [--class NAME]...
- *             [--bad N] [--verbose]
+ *             [--bad N] [--verbose] [--engine interp|bt]
  *
  * --rows N runs each row N times; --count N runs N sequences; by default both are short. Classes of
  * rows are int, string, branch, fault, x87, sse, vex, evex. After --bad N differences it ends.
@@ -21,6 +21,7 @@ struct options {
     u64 rows, count, seed;
     int mode; /* 0: both */
     const char *row;
+    const struct engine_ops *engine;
     unsigned classes; /* bit per enum row_class */
     bool verbose;
     unsigned max_bad;
@@ -222,17 +223,21 @@ static bool test_sequences(struct diff *d, const struct options *o, bool m64)
 
 /* --- the program --- */
 
+static const struct engine_ops *engine(const char *name)
+{
+    if (strcmp(name, "interp") == 0)
+        return &engine_interp;
+    return strcmp(name, "bt") == 0 ? &engine_bt : NULL;
+}
+
 static int parse(struct options *o, int argc, char **argv)
 {
-    static const struct option longs[] = {{"mode", required_argument, NULL, 'm'},
-                                          {"rows", required_argument, NULL, 'r'},
-                                          {"count", required_argument, NULL, 'c'},
-                                          {"seed", required_argument, NULL, 's'},
-                                          {"row", required_argument, NULL, 'w'},
-                                          {"verbose", no_argument, NULL, 'v'},
-                                          {"bad", required_argument, NULL, 'b'},
-                                          {"class", required_argument, NULL, 'k'},
-                                          {0}};
+    static const struct option longs[] = {
+        {"mode", required_argument, NULL, 'm'},   {"rows", required_argument, NULL, 'r'},
+        {"count", required_argument, NULL, 'c'},  {"seed", required_argument, NULL, 's'},
+        {"row", required_argument, NULL, 'w'},    {"verbose", no_argument, NULL, 'v'},
+        {"bad", required_argument, NULL, 'b'},    {"class", required_argument, NULL, 'k'},
+        {"engine", required_argument, NULL, 'e'}, {0}};
     int k;
     while ((k = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         switch (k) {
@@ -257,6 +262,9 @@ static int parse(struct options *o, int argc, char **argv)
         case 'b':
             o->max_bad = (unsigned)atoi(optarg);
             break;
+        case 'e':
+            o->engine = engine(optarg);
+            break;
         case 'v':
             o->verbose = true;
             break;
@@ -266,7 +274,7 @@ static int parse(struct options *o, int argc, char **argv)
     }
     if (!o->classes)
         o->classes = ~0u;
-    return 0;
+    return o->engine ? 0 : -1;
 }
 
 static unsigned announce(unsigned n, bool ok, const char *what, bool m64)
@@ -278,19 +286,21 @@ static unsigned announce(unsigned n, bool ok, const char *what, bool m64)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.rows = 48, .count = 20000, .seed = 1, .max_bad = 20};
+    struct options o = {
+        .rows = 48, .count = 20000, .seed = 1, .max_bad = 20, .engine = &engine_interp};
     struct err e;
     static struct diff d;
     if (parse(&o, argc, argv)) {
         fprintf(stderr, "usage: test_diff [--mode 64|32] [--rows N] [--count N] [--seed N] "
-                        "[--row NAME] [--class NAME]... [--bad N] [--verbose]\n");
+                        "[--row NAME] [--class NAME]... [--bad N] [--verbose] "
+                        "[--engine interp|bt]\n");
         return 2;
     }
 #ifdef __SANITIZE_ADDRESS__
     printf("1..0 # SKIP the address sanitizer maps memory that sequences expect to be absent\n");
     return 0;
 #endif
-    if (diff_init(&d, o.seed, &e)) {
+    if (diff_init(&d, o.engine, o.seed, &e)) {
         printf("1..0 # SKIP %s\n", e.msg);
         return 0;
     }
