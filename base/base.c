@@ -31,7 +31,8 @@ int err_errno(struct err *e, const char *fmt, ...)
     return -1;
 }
 
-static const char *const category_names[] = { /* ORDER TRACE */
+static const char *const category_names[] = {
+    /* ORDER TRACE */
     [TRACE_EXIT] = "exits", [TRACE_INTR] = "interrupts", [TRACE_FAULT] = "faults",
     [TRACE_MSR] = "msrs",   [TRACE_DEV] = "devices",     [TRACE_BOOT] = "boot",
     [TRACE_CPU] = "cpu",    [TRACE_INSN] = "insns",

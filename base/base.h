@@ -29,20 +29,20 @@ typedef __int128 s128;
 typedef u64 gpa_t;
 typedef u64 gva_t;
 
-#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define BIT(n) (1ull << (n))
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
+#define ARRAY_SIZE(a)                   (sizeof(a) / sizeof((a)[0]))
+#define BIT(n)                          (1ull << (n))
+#define likely(x)                       __builtin_expect(!!(x), 1)
+#define unlikely(x)                     __builtin_expect(!!(x), 0)
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
-#define NORETURN __attribute__((noreturn))
-#define PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define NORETURN                        __attribute__((noreturn))
+#define PRINTF(f, a)                    __attribute__((format(printf, f, a)))
 
-#define PAGE_SHIFT 12
-#define PAGE_SIZE 4096ull
-#define PAGE_MASK 4095ull
-#define KiB (1ull << 10)
-#define MiB (1ull << 20)
-#define GiB (1ull << 30)
+#define PAGE_SHIFT   12
+#define PAGE_SIZE    4096ull
+#define PAGE_MASK    4095ull
+#define KiB          (1ull << 10)
+#define MiB          (1ull << 20)
+#define GiB          (1ull << 30)
 #define NSEC_PER_SEC 1000000000ull
 
 static inline u64 min_u64(u64 a, u64 b)

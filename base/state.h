@@ -1,10 +1,11 @@
 /*
  * state.h - saving and restoring a part of a machine.
  *
- * A device describes its state once, in a function `void X_state(struct X *, struct state *)` at the
- * foot of its file; the same calls write a snapshot or read it back. Each device opens a section
- * with a name and a version: a snapshot of another version is refused, not guessed at. Values read
- * back come from a file that may be damaged: a device checks ranges and calls state_fail().
+ * A device describes its state once, in a function `void X_state(struct X *, struct state *)` at
+ * the foot of its file; the same calls write a snapshot or read it back. Each device opens a
+ * section with a name and a version: a snapshot of another version is refused, not guessed at.
+ * Values read back come from a file that may be damaged: a device checks ranges and calls
+ * state_fail().
  */
 #ifndef POPF_STATE_H
 #define POPF_STATE_H

@@ -6,7 +6,16 @@
 
 #include "cli/cli.h"
 
-enum { OPT_ENTRY = 256, OPT_NO_REBOOT, OPT_DEBUG_EXIT, OPT_TRACE, OPT_STATS, OPT_TIMEOUT, OPT_MAX, OPT_CPU };
+enum {
+    OPT_ENTRY = 256,
+    OPT_NO_REBOOT,
+    OPT_DEBUG_EXIT,
+    OPT_TRACE,
+    OPT_STATS,
+    OPT_TIMEOUT,
+    OPT_MAX,
+    OPT_CPU
+};
 
 static const struct option options[] = {
     {"kernel", required_argument, NULL, 'k'},

@@ -163,7 +163,8 @@ static void update_events(struct cpu *c)
         mask |= EV_INTR;
     c->event_mask = mask;
 
-    u32 slow = c->eflags & (FLAG_TF | FLAG_RF) || c->dr[7] & 0xff || c->shadow || c->shadow_ss || c->db_pending
+    u32 slow = c->eflags & (FLAG_TF | FLAG_RF) || c->dr[7] & 0xff || c->shadow || c->shadow_ss ||
+                       c->db_pending
                    ? EV_SLOW
                    : 0;
     if ((atomic_load_explicit(&c->events, memory_order_relaxed) & EV_SLOW) == slow)
@@ -213,9 +214,6 @@ void cpu_set_flags(struct cpu *c, u32 fl)
 
 void cpu_unwind(struct cpu *c)
 {
-#ifdef __SANITIZE_ADDRESS__
-    cpu_leave(c); /* the sanitizer clears the stack's shadow with vector registers */
-#endif
     __builtin_longjmp(c->unwind, 1);
 }
 

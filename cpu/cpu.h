@@ -49,23 +49,23 @@ struct dtable {
 };
 
 /* Software TLB for data. Tags are the page's linear address, or TLB_NONE. */
-#define TLB_BITS  10
-#define TLB_SIZE  (1u << TLB_BITS)
-#define TLB_NONE  0x800ull /* matches no address with bits 6 to 11 clear, as a translator has it */
+#define TLB_BITS 10
+#define TLB_SIZE (1u << TLB_BITS)
+#define TLB_NONE 0x800ull /* matches no address with bits 6 to 11 clear, as a translator has it */
 
 struct tlb_entry {
-    u64 rd;             /* tag: reads may go straight to RAM */
-    u64 wr;             /* tag: so may writes (dirty bit already set) */
-    u64 addend;         /* host address - linear address */
-    _Atomic u64 *code;  /* the page's word of mem->code_map: tested after each write */
+    u64 rd;            /* tag: reads may go straight to RAM */
+    u64 wr;            /* tag: so may writes (dirty bit already set) */
+    u64 addend;        /* host address - linear address */
+    _Atomic u64 *code; /* the page's word of mem->code_map: tested after each write */
 };
 
 /* Which of the TLBs: who is asking. ORDER TLB_MODE with cpu_update_mode(). */
 enum tlb_mode {
-    TLB_KERNEL,    /* CPL 0..2, user pages allowed (no SMAP, or EFLAGS.AC) */
+    TLB_KERNEL,      /* CPL 0..2, user pages allowed (no SMAP, or EFLAGS.AC) */
     TLB_KERNEL_SMAP, /* CPL 0..2, user pages denied */
-    TLB_USER,      /* CPL 3 */
-    TLB_STRICT,    /* never filled: every access takes the slow path (alignment checks) */
+    TLB_USER,        /* CPL 3 */
+    TLB_STRICT,      /* never filled: every access takes the slow path (alignment checks) */
     TLB_MODES
 };
 
@@ -87,7 +87,8 @@ struct tlb_index {
 #define TLB_GLOBAL 0x80
 
 /* Things that make a running CPU look up; set from any thread with cpu_event_set(). */
-#define EV_INTR  (1u << 0) /* a maskable interrupt is deliverable: a level, cleared by its source */
+#define EV_INTR (1u << 0) /* a maskable interrupt is deliverable: a level, cleared by its source   \
+                           */
 #define EV_NMI   (1u << 1)
 #define EV_INIT  (1u << 2)
 #define EV_SIPI  (1u << 3) /* vector in sipi_vector */
@@ -101,10 +102,10 @@ enum cpu_activity { CPU_RUNNING, CPU_HALTED, CPU_WAIT_SIPI, CPU_SHUTDOWN };
 /* An exception or interrupt on its way in. */
 struct cpu_exc {
     bool pending;
-    bool soft;     /* INT n, INT3, INTO: DPL is checked, return address is the next instruction */
-    bool ext;      /* external interrupt or NMI (EXT bit in error codes of nested faults) */
+    bool soft; /* INT n, INT3, INTO: DPL is checked, return address is the next instruction */
+    bool ext;  /* external interrupt or NMI (EXT bit in error codes of nested faults) */
     bool has_err;
-    bool trap;     /* reported after the instruction: RIP stays at the next one */
+    bool trap; /* reported after the instruction: RIP stays at the next one */
     /* #GP(0) for a non-canonical operand: #SS(0) if the instruction goes by the stack, which only
      * the engine can tell: cpu_fix_noncanonical(). */
     bool noncanonical;
@@ -143,9 +144,9 @@ struct cpu {
     u16 aflags;  /* the six arithmetic flags: high byte as LAHF gives them, low byte OF as SETO */
     u8 mode;     /* enum x86_mode of the code being run */
     u8 cpl;
-    u32 eflags;  /* RFLAGS without FLAGS_ARITH */
-    _Atomic u32 events; /* EV_x */
-    u32 event_mask;     /* the events that matter now (EV_INTR only while IF is set) */
+    u32 eflags;            /* RFLAGS without FLAGS_ARITH */
+    _Atomic u32 events;    /* EV_x */
+    u32 event_mask;        /* the events that matter now (EV_INTR only while IF is set) */
     struct tlb_entry *tlb; /* of the current enum tlb_mode */
     u64 la_mask;           /* linear addresses: ~0 in long mode's 64-bit code, else 2^32-1 */
     struct seg seg[7];     /* ES..GS, and X86_SEG_FLAT */
@@ -157,12 +158,12 @@ struct cpu {
     u8 fpu_off[4] __attribute__((aligned(4)));
     /* The last x87 instruction that emitted code ran, X87_LAST_x; 0: cpu_fpu.c has it. */
     u32 x87_last;
-    u16 x87_seg;       /* segment of its memory operand + 1, 0: none since */
-    u64 x87_page;      /* RIP of its page */
-    u64 x87_dp;        /* offset of its memory operand */
-    u64 x87_ea;        /* of an operand that may turn out not to be there */
+    u16 x87_seg;                 /* segment of its memory operand + 1, 0: none since */
+    u64 x87_page;                /* RIP of its page */
+    u64 x87_dp;                  /* offset of its memory operand */
+    u64 x87_ea;                  /* of an operand that may turn out not to be there */
     const struct x86_insn *insn; /* being executed; NULL between instructions */
-    void *unwind[5]; /* __builtin_setjmp buffer of the engine's loop */
+    void *unwind[5];             /* __builtin_setjmp buffer of the engine's loop */
 
     /* Words of an engine's emitted code, which reaches struct cpu through a segment base. */
     u64 emitted[12];
@@ -187,7 +188,7 @@ struct cpu {
 
     /* --- pending --- */
     struct cpu_exc exc;
-    s16 delivering;   /* vector being delivered, for double faults; -1 if none */
+    s16 delivering; /* vector being delivered, for double faults; -1 if none */
     bool delivering_ext;
     bool shadow;      /* STI or MOV SS: no interrupt before the next instruction is done */
     bool shadow_ss;   /* MOV SS: no debug trap either */
@@ -204,15 +205,15 @@ struct cpu {
     bool itlb_evicted; /* code positions may be known for pages that left the ITLB */
 
     /* --- derived by cpu_update_mode() for the page walker --- */
-    u8 paging;       /* enum cpu_paging */
-    u64 paging_key;  /* what it was derived from */
-    u64 pte_rsvd[5]; /* reserved bits of present entries by level, 1 = page table */
+    u8 paging;         /* enum cpu_paging */
+    u64 paging_key;    /* what it was derived from */
+    u64 pte_rsvd[5];   /* reserved bits of present entries by level, 1 = page table */
     u64 large_rsvd[5]; /* more of them where the entry maps a large page */
 
     struct cpu_fpu *fpu; /* owned; cpu_fpu.h */
     void *engine;        /* the engine's per-vCPU data */
 
-    u64 insns; /* guest instructions retired, counted by block */
+    u64 insns;    /* guest instructions retired, counted by block */
     u64 pause_at; /* insns at the last PAUSE */
     u32 pauses;   /* so many in a row: the guest spins */
 

@@ -77,8 +77,7 @@ void cpu_nmi_raise(struct cpu *c)
 bool cpu_nmi_take(struct cpu *c)
 {
     u32 ev = atomic_load(&c->events);
-    while (!atomic_compare_exchange_weak(&c->events, &ev,
-                                         ev & ~(ev & EV_NMI2 ? EV_NMI2 : EV_NMI)))
+    while (!atomic_compare_exchange_weak(&c->events, &ev, ev & ~(ev & EV_NMI2 ? EV_NMI2 : EV_NMI)))
         ;
     return ev & EV_NMI2;
 }

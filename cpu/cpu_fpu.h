@@ -71,8 +71,9 @@ struct cpu_fpu_plan {
     u16 fop;
 };
 
-/* What to heed when a decoded X86_HOST instruction is emitted for c's current mode; false: its C body
- * must run. True only for encodings that have run, so that the host does not find them undefined. */
+/* What to heed when a decoded X86_HOST instruction is emitted for c's current mode; false: its C
+ * body must run. True only for encodings that have run, so that the host does not find them
+ * undefined. */
 bool cpu_fpu_plan(const struct cpu *c, const struct x86_decoded *d, struct cpu_fpu_plan *p);
 
 /* Which host registers stand for the general registers that an instruction names, and the one that

@@ -178,7 +178,7 @@ struct cpu_rmw {
     _Atomic u64 *code; /* NULL: bounced */
     gva_t la;
     u8 size;
-    bool locked; /* holds the split lock */
+    bool locked;  /* holds the split lock */
     gpa_t gpa[2]; /* where a bounced operand goes: its first byte, and the second page's start */
     u8 bounce[16] __attribute__((aligned(16)));
 };

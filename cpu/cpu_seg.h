@@ -44,7 +44,8 @@ void cpu_load_seg(struct cpu *c, unsigned seg, u16 sel);
 /* Sets a segment register from a checked descriptor. */
 void cpu_set_seg(struct cpu *c, unsigned seg, u16 sel, u64 desc);
 
-/* Sets a segment as real mode and V86 mode do (base = sel * 16). In V86: limit and attributes too. */
+/* Sets a segment as real mode and V86 mode do (base = sel * 16). In V86: limit and attributes too.
+ */
 void cpu_set_seg_real(struct cpu *c, unsigned seg, u16 sel);
 
 /* Recomputes rd_end and wr_end of every segment for the current mode. */

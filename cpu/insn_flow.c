@@ -26,13 +26,13 @@ static inline void jump_rel(struct cpu *c, const struct x86_insn *i)
 }
 
 #define JCC(name, cc)                                                                              \
-    static void jcc_##name(struct cpu *c, const struct x86_insn *i)                                   \
+    static void jcc_##name(struct cpu *c, const struct x86_insn *i)                                \
     {                                                                                              \
         if (condition(c, cc))                                                                      \
             jump_rel(c, i);                                                                        \
     }
 #define SETCC(name, cc)                                                                            \
-    static void set_##name(struct cpu *c, const struct x86_insn *i)                                 \
+    static void set_##name(struct cpu *c, const struct x86_insn *i)                                \
     {                                                                                              \
         rm_set(c, i, 1, condition(c, cc));                                                         \
     }

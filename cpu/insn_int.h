@@ -10,8 +10,8 @@
 
 #include "cpu/cpu.h"
 
-cpu_insn_fn *insn_bind_alu(struct x86_decoded *d);    /* insn_alu.c: ADD..CMP TEST INC DEC NEG NOT */
-cpu_insn_fn *insn_bind_shift(struct x86_decoded *d);  /* insn_shift.c: ROL..SAR SHLD SHRD */
+cpu_insn_fn *insn_bind_alu(struct x86_decoded *d);   /* insn_alu.c: ADD..CMP TEST INC DEC NEG NOT */
+cpu_insn_fn *insn_bind_shift(struct x86_decoded *d); /* insn_shift.c: ROL..SAR SHLD SHRD */
 cpu_insn_fn *insn_bind_muldiv(struct x86_decoded *d); /* insn_muldiv.c */
 cpu_insn_fn *insn_bind_bit(struct x86_decoded *d);    /* insn_bit.c: BT* BS* counts, BMI, CRC32 */
 cpu_insn_fn *insn_bind_bcd(struct x86_decoded *d);    /* insn_bcd.c */

@@ -43,8 +43,10 @@ MOV(64)
 
 enum { MOV_RR, MOV_RM, MOV_MR, MOV_RI, MOV_MI, MOV_LOAD, MOV_STORE, MOV_FORMS };
 #define MOV_ROW(bits)                                                                              \
-    {mov_rr_##bits, mov_rm_##bits,   mov_mr_##bits,   mov_ri_##bits,                               \
-     mov_mi_##bits, mov_load_##bits, mov_store_##bits}
+    {                                                                                              \
+        mov_rr_##bits, mov_rm_##bits, mov_mr_##bits, mov_ri_##bits, mov_mi_##bits,                 \
+            mov_load_##bits, mov_store_##bits                                                      \
+    }
 static cpu_insn_fn *const mov[4][MOV_FORMS] = {MOV_ROW(8), MOV_ROW(16), MOV_ROW(32), MOV_ROW(64)};
 
 static cpu_insn_fn *bind_mov(struct x86_decoded *d)

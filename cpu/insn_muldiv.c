@@ -79,14 +79,15 @@ static void insn_imul1(struct cpu *c, const struct x86_insn *i)
     commit(c, i->opsize, &w);
 }
 
-/* The host would deliver SIGFPE where the guest gets #DE: so ask first whether the quotient fits. */
+/* The host would deliver SIGFPE where the guest gets #DE: so ask first whether the quotient fits.
+ */
 static bool div_fits(const struct cpu *c, unsigned size, u64 b)
 {
     unsigned n = 8 * size;
     if (size == 8)
         return b > c->reg[RDX];
-    u64 a = size == 1 ? (u16)c->reg[RAX] : (c->reg[RDX] & size_mask(size)) << n |
-                                               (c->reg[RAX] & size_mask(size));
+    u64 a = size == 1 ? (u16)c->reg[RAX]
+                      : (c->reg[RDX] & size_mask(size)) << n | (c->reg[RAX] & size_mask(size));
     return b && a / b <= size_mask(size);
 }
 

@@ -12,8 +12,8 @@
 
 static void *reserve(u64 size)
 {
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
@@ -73,8 +73,9 @@ int mem_add_ram(struct mem *m, gpa_t gpa, u64 size, bool rom, struct err *e)
         if (gen)
             munmap(gen, npages * sizeof(*m->code_gen));
         errno = saved;
-        return err_errno(e, "cannot reserve %llu MiB of guest memory (use less --memory, or raise "
-                            "ulimit -v)",
+        return err_errno(e,
+                         "cannot reserve %llu MiB of guest memory (use less --memory, or raise "
+                         "ulimit -v)",
                          (unsigned long long)(size >> 20));
     }
     free_tracking(m);

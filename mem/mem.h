@@ -39,7 +39,7 @@ struct mem {
     _Atomic u64 *code_map; /* [MEM_PAGES_MAX], reserved lazily */
     _Atomic u32 *code_gen;
     _Atomic u32 code_epoch; /* bumped with any page's code_gen */
-    bool shared; /* more than one thread runs guest code: marking must fence them all */
+    bool shared;            /* more than one thread runs guest code: marking must fence them all */
     /* Held while marking: a bit seen set has been fenced, too. */
     pthread_mutex_t mark_lock;
     /* Held during LOCKed operations that the host cannot do in one access (cpu_mem.h). */
@@ -96,7 +96,8 @@ int mem_write(struct mem *m, gpa_t gpa, const void *buf, u64 len);
 
 /* --- code tracking --- */
 
-/* Bits of the 64-byte chunks that [off, off+len) of a page touches; the range is within the page. */
+/* Bits of the 64-byte chunks that [off, off+len) of a page touches; the range is within the page.
+ */
 static inline u64 mem_chunks(unsigned off, unsigned len)
 {
     unsigned first = off >> 6, last = (off + len - 1) >> 6;

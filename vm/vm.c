@@ -33,8 +33,8 @@ static int copy_string(const char **s, struct err *e)
 static int copy_config(struct popf *vm, const struct popf_config *cfg, struct err *e)
 {
     vm->cfg = *cfg;
-    const char **str[] = {&vm->cfg.kernel, &vm->cfg.initrd, &vm->cfg.cmdline, &vm->cfg.engine,
-                          &vm->cfg.cpu, &vm->cfg.entry};
+    const char **str[] = {&vm->cfg.kernel, &vm->cfg.initrd, &vm->cfg.cmdline,
+                          &vm->cfg.engine, &vm->cfg.cpu,    &vm->cfg.entry};
     int rc = 0;
     for (unsigned i = 0; i < ARRAY_SIZE(str); i++)
         rc |= copy_string(str[i], e);

@@ -130,22 +130,22 @@ enum {
 
 /* Access byte and flags of a descriptor, as kept in struct seg.attr (bits 8..15 and 20..23 of the
  * descriptor's upper half, moved down: SDM vol. 3A, figure 3-8; the layout VMX uses as well). */
-#define SEG_TYPE     0x000fu
-#define SEG_ACCESSED 0x0001u
-#define SEG_WRITABLE 0x0002u /* data */
-#define SEG_READABLE 0x0002u /* code */
-#define SEG_EXPDOWN  0x0004u /* data */
-#define SEG_CONFORM  0x0004u /* code */
-#define SEG_CODE     0x0008u
-#define SEG_S        0x0010u /* code or data, not system */
-#define SEG_DPL      0x0060u
+#define SEG_TYPE      0x000fu
+#define SEG_ACCESSED  0x0001u
+#define SEG_WRITABLE  0x0002u /* data */
+#define SEG_READABLE  0x0002u /* code */
+#define SEG_EXPDOWN   0x0004u /* data */
+#define SEG_CONFORM   0x0004u /* code */
+#define SEG_CODE      0x0008u
+#define SEG_S         0x0010u /* code or data, not system */
+#define SEG_DPL       0x0060u
 #define SEG_DPL_SHIFT 5
-#define SEG_P        0x0080u
-#define SEG_AVL      0x1000u
-#define SEG_L        0x2000u
-#define SEG_DB       0x4000u
-#define SEG_G        0x8000u
-#define SEG_UNUSABLE 0x10000u /* holds a null selector */
+#define SEG_P         0x0080u
+#define SEG_AVL       0x1000u
+#define SEG_L         0x2000u
+#define SEG_DB        0x4000u
+#define SEG_G         0x8000u
+#define SEG_UNUSABLE  0x10000u /* holds a null selector */
 
 /* System descriptor types (SDM vol. 3A, table 3-2). */
 enum {
@@ -171,46 +171,46 @@ enum {
 #define DR7_GD    (1u << 13)
 
 /* MSRs by the manual's names. */
-#define MSR_IA32_TSC              0x10
-#define MSR_IA32_PLATFORM_ID      0x17
-#define MSR_IA32_APIC_BASE        0x1b
-#define MSR_IA32_FEATURE_CONTROL  0x3a
-#define MSR_IA32_TSC_ADJUST       0x3b
-#define MSR_IA32_SPEC_CTRL        0x48
-#define MSR_IA32_PRED_CMD         0x49
-#define MSR_IA32_BIOS_UPDT_TRIG   0x79
-#define MSR_IA32_BIOS_SIGN_ID     0x8b
+#define MSR_IA32_TSC               0x10
+#define MSR_IA32_PLATFORM_ID       0x17
+#define MSR_IA32_APIC_BASE         0x1b
+#define MSR_IA32_FEATURE_CONTROL   0x3a
+#define MSR_IA32_TSC_ADJUST        0x3b
+#define MSR_IA32_SPEC_CTRL         0x48
+#define MSR_IA32_PRED_CMD          0x49
+#define MSR_IA32_BIOS_UPDT_TRIG    0x79
+#define MSR_IA32_BIOS_SIGN_ID      0x8b
 #define MSR_IA32_ARCH_CAPABILITIES 0x10a
-#define MSR_IA32_FLUSH_CMD        0x10b
-#define MSR_IA32_MTRRCAP          0xfe
-#define MSR_IA32_SYSENTER_CS      0x174
-#define MSR_IA32_SYSENTER_ESP     0x175
-#define MSR_IA32_SYSENTER_EIP     0x176
-#define MSR_IA32_MCG_CAP          0x179
-#define MSR_IA32_MCG_STATUS       0x17a
-#define MSR_IA32_MCG_CTL          0x17b
-#define MSR_IA32_MISC_ENABLE      0x1a0
-#define MSR_IA32_DEBUGCTL         0x1d9
-#define MSR_IA32_MTRR_PHYSBASE0   0x200
-#define MSR_IA32_MTRR_FIX64K      0x250
-#define MSR_IA32_MTRR_FIX16K_0    0x258
-#define MSR_IA32_MTRR_FIX4K_0     0x268
-#define MSR_IA32_PAT              0x277
-#define MSR_IA32_MTRR_DEF_TYPE    0x2ff
-#define MSR_IA32_MC0_CTL          0x400
-#define MSR_IA32_TSC_DEADLINE     0x6e0
-#define MSR_X2APIC_FIRST          0x800
-#define MSR_X2APIC_LAST           0x8ff
-#define MSR_IA32_XSS              0xda0
-#define MSR_EFER                  0xc0000080u
-#define MSR_STAR                  0xc0000081u
-#define MSR_LSTAR                 0xc0000082u
-#define MSR_CSTAR                 0xc0000083u
-#define MSR_SFMASK                0xc0000084u
-#define MSR_FS_BASE               0xc0000100u
-#define MSR_GS_BASE               0xc0000101u
-#define MSR_KERNEL_GS_BASE        0xc0000102u
-#define MSR_TSC_AUX               0xc0000103u
+#define MSR_IA32_FLUSH_CMD         0x10b
+#define MSR_IA32_MTRRCAP           0xfe
+#define MSR_IA32_SYSENTER_CS       0x174
+#define MSR_IA32_SYSENTER_ESP      0x175
+#define MSR_IA32_SYSENTER_EIP      0x176
+#define MSR_IA32_MCG_CAP           0x179
+#define MSR_IA32_MCG_STATUS        0x17a
+#define MSR_IA32_MCG_CTL           0x17b
+#define MSR_IA32_MISC_ENABLE       0x1a0
+#define MSR_IA32_DEBUGCTL          0x1d9
+#define MSR_IA32_MTRR_PHYSBASE0    0x200
+#define MSR_IA32_MTRR_FIX64K       0x250
+#define MSR_IA32_MTRR_FIX16K_0     0x258
+#define MSR_IA32_MTRR_FIX4K_0      0x268
+#define MSR_IA32_PAT               0x277
+#define MSR_IA32_MTRR_DEF_TYPE     0x2ff
+#define MSR_IA32_MC0_CTL           0x400
+#define MSR_IA32_TSC_DEADLINE      0x6e0
+#define MSR_X2APIC_FIRST           0x800
+#define MSR_X2APIC_LAST            0x8ff
+#define MSR_IA32_XSS               0xda0
+#define MSR_EFER                   0xc0000080u
+#define MSR_STAR                   0xc0000081u
+#define MSR_LSTAR                  0xc0000082u
+#define MSR_CSTAR                  0xc0000083u
+#define MSR_SFMASK                 0xc0000084u
+#define MSR_FS_BASE                0xc0000100u
+#define MSR_GS_BASE                0xc0000101u
+#define MSR_KERNEL_GS_BASE         0xc0000102u
+#define MSR_TSC_AUX                0xc0000103u
 
 /* True if va is canonical with 48-bit linear addresses (SDM vol. 1, 3.3.7.1). */
 static inline bool x86_canonical(u64 va)

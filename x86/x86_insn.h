@@ -62,29 +62,29 @@ static_assert(sizeof(struct x86_insn) == 24, "struct x86_insn is kept by the hun
 /* The rest, which the binder and the translator look at once. */
 struct x86_decoded {
     struct x86_insn i;
-    u16 op;          /* enum x86_op */
-    u8 bytes[16];    /* the instruction, zero-filled */
-    u8 modrm_at;     /* offset of the ModRM byte, 0 if there is none */
-    u8 opcode_at;    /* offset of the (last) opcode byte */
+    u16 op;       /* enum x86_op */
+    u8 bytes[16]; /* the instruction, zero-filled */
+    u8 modrm_at;  /* offset of the ModRM byte, 0 if there is none */
+    u8 opcode_at; /* offset of the (last) opcode byte */
     u8 disp_at, disp_len;
     u8 imm_at, imm_len;
-    u8 rex;          /* 0x40..0x4f or 0 */
-    u8 map;          /* 0 one-byte, 1 = 0F, 2 = 0F38, 3 = 0F3A (VEX, EVEX likewise), 5, 6 */
-    u8 vex;          /* 0 none, 2 or 3 = VEX bytes, 4 = EVEX */
-    u8 vvvv;         /* register number, 0..31 */
-    u8 vl;           /* vector length in bytes: 16, 32, 64 (0: not a vector instruction) */
+    u8 rex;  /* 0x40..0x4f or 0 */
+    u8 map;  /* 0 one-byte, 1 = 0F, 2 = 0F38, 3 = 0F3A (VEX, EVEX likewise), 5, 6 */
+    u8 vex;  /* 0 none, 2 or 3 = VEX bytes, 4 = EVEX */
+    u8 vvvv; /* register number, 0..31 */
+    u8 vl;   /* vector length in bytes: 16, 32, 64 (0: not a vector instruction) */
     u8 evex_aaa, evex_z, evex_b;
-    u8 vsib;         /* size in bytes of the vector index register, 0 if not VSIB */
-    u16 mem_size;    /* bytes of memory the ModRM operand names; 0: none or variable. VSIB
-                      * and broadcast: one element */
-    u8 width[4];     /* row->width resolved: bytes of each operand; FXSAVE: 0 (mem_size has it) */
+    u8 vsib;      /* size in bytes of the vector index register, 0 if not VSIB */
+    u16 mem_size; /* bytes of memory the ModRM operand names; 0: none or variable. VSIB
+                   * and broadcast: one element */
+    u8 width[4];  /* row->width resolved: bytes of each operand; FXSAVE: 0 (mem_size has it) */
 };
 
 enum x86_status {
     X86_OK,
-    X86_UD,        /* no such instruction in this mode: #UD */
-    X86_TOO_LONG,  /* more than 15 bytes: #GP(0) */
-    X86_MORE,      /* the bytes given end before the instruction does */
+    X86_UD,       /* no such instruction in this mode: #UD */
+    X86_TOO_LONG, /* more than 15 bytes: #GP(0) */
+    X86_MORE,     /* the bytes given end before the instruction does */
 };
 
 /*
@@ -108,29 +108,29 @@ enum x86_op {
 const char *x86_op_name(enum x86_op op);
 
 /* Attributes of a row. */
-#define X86_ENDS_BLOCK 0x0001 /* control flow, or changes how what follows is decoded/executed */
-#define X86_HOST       0x0002 /* FP or SIMD: executed by re-emitting it on the host */
-#define X86_LOCKABLE   0x0004
-#define X86_NO64       0x0008 /* #UD in 64-bit code */
-#define X86_ONLY64     0x0010
-#define X86_ALIGNED    0x0020 /* memory operand must be aligned to its size (SSE 16-byte forms) */
-#define X86_X87        0x0040 /* needs CR0.EM = TS = 0; a pending #MF is reported first */
-#define X86_MMX        0x0080
-#define X86_MEM_READ   0x0100 /* the ModRM memory operand is read */
-#define X86_MEM_WRITE  0x0200 /* ... is written */
-#define X86_DEF64      0x0400 /* operand size defaults to 64 in 64-bit code (PUSH, CALL, ...) */
-#define X86_FORCE64    0x0800 /* ... and a 66 prefix does not change it */
-#define X86_PRIV       0x1000 /* #GP(0) unless CPL 0 */
-#define X86_STRING     0x2000 /* REP makes it repeat */
-#define X86_WRITES_CR  0x4000 /* changes privileged state: translators call the C body */
-#define X86_SSE        0x8000 /* legacy SSE: needs CR4.OSFXSR = 1, CR0.EM = TS = 0 */
-#define X86_AVX        0x10000 /* VEX vector: needs CR4.OSXSAVE, XCR0.SSE and AVX, CR0.TS = 0 */
-#define X86_AVX512     0x20000 /* EVEX or opmask: ... and XCR0 bits 5 to 7 */
-#define X86_NEEDS_VL   0x40000 /* needs AVX512VL besides the row's feature if vl < 64 */
-#define X86_FLAGS_MAYBE 0x80000 /* a zero count (shift, rotate, REP) leaves all flags alone */
-#define X86_NOWAIT     0x100000 /* x87 control: a pending #MF is not reported first */
-#define X86_AND_AVX    0x200000 /* needs AVX besides the row's feature */
-#define X86_AND_AVX512 0x400000 /* needs AVX512F besides the row's feature */
+#define X86_ENDS_BLOCK  0x0001 /* control flow, or changes how what follows is decoded/executed */
+#define X86_HOST        0x0002 /* FP or SIMD: executed by re-emitting it on the host */
+#define X86_LOCKABLE    0x0004
+#define X86_NO64        0x0008 /* #UD in 64-bit code */
+#define X86_ONLY64      0x0010
+#define X86_ALIGNED     0x0020 /* memory operand must be aligned to its size (SSE 16-byte forms) */
+#define X86_X87         0x0040 /* needs CR0.EM = TS = 0; a pending #MF is reported first */
+#define X86_MMX         0x0080
+#define X86_MEM_READ    0x0100   /* the ModRM memory operand is read */
+#define X86_MEM_WRITE   0x0200   /* ... is written */
+#define X86_DEF64       0x0400   /* operand size defaults to 64 in 64-bit code (PUSH, CALL, ...) */
+#define X86_FORCE64     0x0800   /* ... and a 66 prefix does not change it */
+#define X86_PRIV        0x1000   /* #GP(0) unless CPL 0 */
+#define X86_STRING      0x2000   /* REP makes it repeat */
+#define X86_WRITES_CR   0x4000   /* changes privileged state: translators call the C body */
+#define X86_SSE         0x8000   /* legacy SSE: needs CR4.OSFXSR = 1, CR0.EM = TS = 0 */
+#define X86_AVX         0x10000  /* VEX vector: needs CR4.OSXSAVE, XCR0.SSE and AVX, CR0.TS = 0 */
+#define X86_AVX512      0x20000  /* EVEX or opmask: ... and XCR0 bits 5 to 7 */
+#define X86_NEEDS_VL    0x40000  /* needs AVX512VL besides the row's feature if vl < 64 */
+#define X86_FLAGS_MAYBE 0x80000  /* a zero count (shift, rotate, REP) leaves all flags alone */
+#define X86_NOWAIT      0x100000 /* x87 control: a pending #MF is not reported first */
+#define X86_AND_AVX     0x200000 /* needs AVX besides the row's feature */
+#define X86_AND_AVX512  0x400000 /* needs AVX512F besides the row's feature */
 
 /* CPUID feature that must be offered, else #UD; ORDER FEATURE with the model (cpu_cpuid.c). */
 enum x86_feature {
@@ -144,19 +144,19 @@ enum x86_feature {
 /* Operand kinds, as in the manuals' opcode maps (SDM vol. 2D, A.2). */
 enum x86_operand {
     X86_O_NONE,
-    X86_O_E,    /* ModRM.rm: general register or memory */
-    X86_O_G,    /* ModRM.reg: general register */
-    X86_O_M,    /* ModRM.rm: memory only */
-    X86_O_R,    /* ModRM.rm: general register only */
-    X86_O_I,    /* immediate */
-    X86_O_J,    /* relative branch */
-    X86_O_A,    /* far pointer */
-    X86_O_O,    /* moffs */
-    X86_O_S,    /* ModRM.reg: segment register */
-    X86_O_C,    /* ModRM.reg: control register */
-    X86_O_D,    /* ModRM.reg: debug register */
-    X86_O_Z,    /* register in the opcode's low three bits */
-    X86_O_ACC,  /* AL, AX, EAX, RAX */
+    X86_O_E,   /* ModRM.rm: general register or memory */
+    X86_O_G,   /* ModRM.reg: general register */
+    X86_O_M,   /* ModRM.rm: memory only */
+    X86_O_R,   /* ModRM.rm: general register only */
+    X86_O_I,   /* immediate */
+    X86_O_J,   /* relative branch */
+    X86_O_A,   /* far pointer */
+    X86_O_O,   /* moffs */
+    X86_O_S,   /* ModRM.reg: segment register */
+    X86_O_C,   /* ModRM.reg: control register */
+    X86_O_D,   /* ModRM.reg: debug register */
+    X86_O_Z,   /* register in the opcode's low three bits */
+    X86_O_ACC, /* AL, AX, EAX, RAX */
     X86_O_CL,
     X86_O_DX,
     X86_O_ONE,  /* the constant 1 */
@@ -186,37 +186,37 @@ enum x86_operand {
 
 /* Widths in struct x86_row that are no plain numbers of bytes; x86_decoded.width resolves them. */
 enum x86_width {
-    X86_W_V = 0,       /* the effective operand size; vectors: the vector length */
-    X86_W_Z = 0x80,    /* ... but at most 4 */
-    X86_W_Y,           /* 8 with W in 64-bit code, else 4; 66 has no say */
-    X86_W_N,           /* 8 in 64-bit code, else 4 */
-    X86_W_ADDR,        /* the address size */
-    X86_W_FAR,         /* far pointer: 2 + operand size */
-    X86_W_PAIR,        /* BOUND: twice the operand size */
-    X86_W_DTR,         /* 2 + 4, in 64-bit code 2 + 8 */
-    X86_W_HALF,        /* of the vector length */
+    X86_W_V = 0,    /* the effective operand size; vectors: the vector length */
+    X86_W_Z = 0x80, /* ... but at most 4 */
+    X86_W_Y,        /* 8 with W in 64-bit code, else 4; 66 has no say */
+    X86_W_N,        /* 8 in 64-bit code, else 4 */
+    X86_W_ADDR,     /* the address size */
+    X86_W_FAR,      /* far pointer: 2 + operand size */
+    X86_W_PAIR,     /* BOUND: twice the operand size */
+    X86_W_DTR,      /* 2 + 4, in 64-bit code 2 + 8 */
+    X86_W_HALF,     /* of the vector length */
     X86_W_QUARTER,
     X86_W_EIGHTH,
-    X86_W_DUP,         /* VMOVDDUP: 8, or the vector length if it is above 16 */
-    X86_W_RV_M2,       /* register: operand size; memory: 2 bytes */
-    X86_W_RD_M1,       /* register: 4 bytes; memory: 1 */
-    X86_W_RD_M2,       /* register: 4 bytes; memory: 2 */
-    X86_W_ENV,         /* FLDENV: 14 or 28 */
-    X86_W_FSAVE,       /* 94 or 108 */
-    X86_W_FXSAVE,      /* 512 */
-    X86_W_ANY,         /* no access, or a size the decoder does not know (XSAVE) */
+    X86_W_DUP,    /* VMOVDDUP: 8, or the vector length if it is above 16 */
+    X86_W_RV_M2,  /* register: operand size; memory: 2 bytes */
+    X86_W_RD_M1,  /* register: 4 bytes; memory: 1 */
+    X86_W_RD_M2,  /* register: 4 bytes; memory: 2 */
+    X86_W_ENV,    /* FLDENV: 14 or 28 */
+    X86_W_FSAVE,  /* 94 or 108 */
+    X86_W_FXSAVE, /* 512 */
+    X86_W_ANY,    /* no access, or a size the decoder does not know (XSAVE) */
 };
 
 struct x86_row {
-    u16 op;                        /* enum x86_op */
+    u16 op; /* enum x86_op */
     u32 attr;
-    u8 feature;                    /* enum x86_feature */
-    u8 operand[X86_OPERANDS_MAX];  /* enum x86_operand, destination first */
-    u8 width[X86_OPERANDS_MAX];    /* bytes, or X86_W_x */
-    u16 written;                   /* operands written: bit per operand */
-    u16 flags_read;                /* FLAGS_ARITH | FLAG_DF bits */
-    u16 flags_written;             /* given a defined value */
-    u16 flags_undef;               /* given an undefined value */
+    u8 feature;                   /* enum x86_feature */
+    u8 operand[X86_OPERANDS_MAX]; /* enum x86_operand, destination first */
+    u8 width[X86_OPERANDS_MAX];   /* bytes, or X86_W_x */
+    u16 written;                  /* operands written: bit per operand */
+    u16 flags_read;               /* FLAGS_ARITH | FLAG_DF bits */
+    u16 flags_written;            /* given a defined value */
+    u16 flags_undef;              /* given an undefined value */
 };
 
 extern const struct x86_row x86_rows[];

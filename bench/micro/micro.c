@@ -143,8 +143,9 @@ static void do_divzero(u64 n)
     __asm__ volatile("1: div %%ecx; dec %0; jnz 1b" : "+r"(n) : "a"(1), "d"(0), "c"(0));
 }
 
-#define WINDOW 0x3fe00000ull /* the last 2 MiB of the first GiB go through a page table of 4 KiB   \
-                              */
+#define WINDOW                                                                                     \
+    0x3fe00000ull /* the last 2 MiB of the first GiB go through a page table of 4 KiB              \
+                   */
 
 /* Writes an entry of a page table in use: two frames in turn. */
 static void do_ptemod(u64 n)

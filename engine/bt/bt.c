@@ -243,8 +243,8 @@ int bt_usable(struct err *e)
     if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGS) || !__builtin_cpu_supports("bmi2"))
         return err_set(e, "the translator needs a host with BMI2 and FSGSBASE (CPUs since 2013, "
                           "Linux 5.9); use --engine interp");
-    void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
-                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
+                   -1, 0);
     if (p == MAP_FAILED)
         return err_set(e, "the translator needs memory that is writable and executable, which is "
                           "forbidden here (SELinux, seccomp); use --engine interp");
@@ -280,12 +280,12 @@ static void *reserve(size_t size, int prot)
 static void put_stubs(struct bt_cpu *bt)
 {
     const u8 *const target[BT_STUBS] = {
-        [BT_STUB_JUMP_TO] = bt_jump_to,           [BT_STUB_LEAVE] = bt_leave,
-        [BT_STUB_BODY] = bt_body,                 [BT_STUB_BODY_SAVED] = bt_body_saved,
-        [BT_STUB_BODY_END] = bt_body_end,         [BT_STUB_BODY_END_SAVED] = bt_body_end_saved,
-        [BT_STUB_WROTE] = bt_wrote_code,          [BT_STUB_WROTE_SAVED] = bt_wrote_code_saved,
-        [BT_STUB_BODY_FPU] = bt_body_fpu,         [BT_STUB_BODY_FPU_SAVED] = bt_body_fpu_saved,
-        [BT_STUB_FPU] = bt_fpu,                   [BT_STUB_FPU_SAVED] = bt_fpu_saved,
+        [BT_STUB_JUMP_TO] = bt_jump_to,   [BT_STUB_LEAVE] = bt_leave,
+        [BT_STUB_BODY] = bt_body,         [BT_STUB_BODY_SAVED] = bt_body_saved,
+        [BT_STUB_BODY_END] = bt_body_end, [BT_STUB_BODY_END_SAVED] = bt_body_end_saved,
+        [BT_STUB_WROTE] = bt_wrote_code,  [BT_STUB_WROTE_SAVED] = bt_wrote_code_saved,
+        [BT_STUB_BODY_FPU] = bt_body_fpu, [BT_STUB_BODY_FPU_SAVED] = bt_body_fpu_saved,
+        [BT_STUB_FPU] = bt_fpu,           [BT_STUB_FPU_SAVED] = bt_fpu_saved,
     };
     for (unsigned n = 0; n < BT_STUBS; n++) {
         struct emit e = {bt->code + n * BT_STUB_SIZE};
@@ -376,8 +376,8 @@ static void stats(struct engine *en, struct cpu *c, void (*line)(void *arg, cons
     const struct bt_cpu *bt = c->engine;
     char text[200];
     snprintf(text, sizeof(text),
-             "cpu%u: %llu blocks translated to %llu KiB, entered %llu times from the monitor", c->id,
-             (unsigned long long)bt->translated, (unsigned long long)bt->bytes >> 10,
+             "cpu%u: %llu blocks translated to %llu KiB, entered %llu times from the monitor",
+             c->id, (unsigned long long)bt->translated, (unsigned long long)bt->bytes >> 10,
              (unsigned long long)bt->entered);
     line(arg, text);
     engine_interp.stats(en, c, line, arg);

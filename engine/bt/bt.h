@@ -4,8 +4,8 @@
  * It stands on the interpreter: blocks are found and decoded by it (interp.h), run by it the first
  * few times, and translated when they come back. Every instruction that is not emitted calls the
  * interpreter's C body; so does every emitted memory access that misses the software TLB: the
- * out-of-line part of an instruction is always "call its body, go on after it". 16-bit code, and 32-bit
- * code whose segments are not flat, is interpreted.
+ * out-of-line part of an instruction is always "call its body, go on after it". 16-bit code, and
+ * 32-bit code whose segments are not flat, is interpreted.
  *
  * In emitted code
  *   RAX..R12, RSP and the arithmetic flags of the host are the guest's;
@@ -25,11 +25,11 @@ enum bt_word {
     BT_VBASE,    /* RIP at the start of the current block's page */
     BT_RESUME,   /* where to go on after a C body */
     BT_SCRATCH,
-    BT_LINK, /* struct bt_link of the exit taken, 0 if none */
-    BT_JTAB, /* table of jump targets for the current privilege */
-    BT_SELF, /* struct cpu * */
+    BT_LINK,   /* struct bt_link of the exit taken, 0 if none */
+    BT_JTAB,   /* table of jump targets for the current privilege */
+    BT_SELF,   /* struct cpu * */
     BT_BRANCH, /* the indirect branch taken last: BT_BRANCH_WORD */
-    BT_CODE, /* the word of mem.code_map for the page being written */
+    BT_CODE,   /* the word of mem.code_map for the page being written */
 };
 
 /* A direct exit that can be joined to its target in the same page. */
@@ -67,8 +67,8 @@ struct bt_cpu {
     struct bt_jump *jump[BT_VIEWS];
     u32 *filled[BT_VIEWS]; /* which entries are used */
     unsigned nfilled[BT_VIEWS];
-    u32 epoch;       /* cpu.map_epoch that the jump tables are for */
-    u32 code_epoch;  /* mem.code_epoch that the links are for */
+    u32 epoch;      /* cpu.map_epoch that the jump tables are for */
+    u32 code_epoch; /* mem.code_epoch that the links are for */
     u64 flushes_seen;
     u64 translated, bytes, entered; /* statistics */
 };
@@ -82,8 +82,8 @@ int bt_usable(struct err *e);
 void bt_enter(struct cpu *c, const u8 *code);
 /* Targets of emitted jumps. Names of code, not functions to call. */
 extern const u8 bt_leave[], bt_body[], bt_body_saved[], bt_body_end[], bt_body_end_saved[],
-    bt_jump_to[], bt_body_fpu[], bt_body_fpu_saved[], bt_fpu[], bt_fpu_saved[],
-    bt_wrote_code[], bt_wrote_code_saved[];
+    bt_jump_to[], bt_body_fpu[], bt_body_fpu_saved[], bt_fpu[], bt_fpu_saved[], bt_wrote_code[],
+    bt_wrote_code_saved[];
 
 /* At the start of the code cache: jumps to those, within a rel32's reach. */
 enum bt_stub {
@@ -103,21 +103,23 @@ enum bt_stub {
 };
 #define BT_STUB_SIZE 16
 
-/* A translation starts with this many bytes that set BT_VBASE from R14 = RIP; joined jumps skip them. */
+/* A translation starts with this many bytes that set BT_VBASE from R14 = RIP; joined jumps skip
+ * them. */
 #define BT_PROLOGUE 16
 
 /* bt_simd.c, called from bt_entry.S. */
 bool bt_fpu_enter(struct cpu *c, const struct op *op);
 
-/* Called by emitted code: a store through host address `host` went to a page with code (BT_CODE). */
+/* Called by emitted code: a store through host address `host` went to a page with code (BT_CODE).
+ */
 void bt_wrote(struct cpu *c, u64 host);
 
 /* Room that no translation of a block exceeds. */
 #define BT_BLOCK_ROOM (64 * KiB)
 
 /*
- * bt_translate.c: emits code for a block, for which there must be BT_BLOCK_ROOM. NULL if the guest's
- * code was changed meanwhile: the block is stale.
+ * bt_translate.c: emits code for a block, for which there must be BT_BLOCK_ROOM. NULL if the
+ * guest's code was changed meanwhile: the block is stale.
  */
 u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b);
 

@@ -6,7 +6,8 @@
 
 /* --- copying an instruction with other registers --- */
 
-/* Prefixes, REX and opcode; `low` replaces the register in the opcode's low bits if not negative. */
+/* Prefixes, REX and opcode; `low` replaces the register in the opcode's low bits if not negative.
+ */
 static void emit_opcode(struct tr *t, unsigned rex, int low)
 {
     const struct x86_decoded *d = &t->d;
@@ -213,9 +214,9 @@ bool bt_copy(struct tr *t)
     if ((!copyable(d->op) && !copyable_bit(d)) || d->vex)
         return false;
     const struct x86_row *row = x86_row(&d->i);
-    if (bt_has_operand(row, X86_O_O) || (d->i.prefix & (X86_PFX_REP | X86_PFX_REPNE) &&
-                                      d->op != X86_TZCNT && d->op != X86_LZCNT &&
-                                      d->op != X86_POPCNT))
+    if (bt_has_operand(row, X86_O_O) ||
+        (d->i.prefix & (X86_PFX_REP | X86_PFX_REPNE) && d->op != X86_TZCNT && d->op != X86_LZCNT &&
+         d->op != X86_POPCNT))
         return false;
     if (d->i.prefix & X86_PFX_MEM) {
         if (high_byte(t) || !d->mem_size || d->i.adsize == 2)
@@ -230,4 +231,3 @@ bool bt_copy(struct tr *t)
     copy_registers(t);
     return true;
 }
-

@@ -11,9 +11,9 @@ void bt_save_flags(struct tr *t)
         return;
     t->flags_saved = true;
     emit_mov(&t->e, T2, RAX);
-    e8(&t->e, 0x9f);                                         /* lahf */
-    e8(&t->e, 0x0f), e8(&t->e, 0x90), e8(&t->e, 0xc0);       /* seto al */
-    e8(&t->e, 0x65), e8(&t->e, 0x66), e8(&t->e, 0x89);       /* mov gs:[aflags], ax */
+    e8(&t->e, 0x9f);                                   /* lahf */
+    e8(&t->e, 0x0f), e8(&t->e, 0x90), e8(&t->e, 0xc0); /* seto al */
+    e8(&t->e, 0x65), e8(&t->e, 0x66), e8(&t->e, 0x89); /* mov gs:[aflags], ax */
     e8(&t->e, 0x04), e8(&t->e, 0x25);
     e32(&t->e, offsetof(struct cpu, aflags));
     emit_mov(&t->e, RAX, T2);
@@ -40,8 +40,8 @@ static struct cold *cold_for(struct tr *t)
 {
     struct cold *k = &t->cold[t->ncold];
     if (k->op != t->op)
-        *k = (struct cold){.op = t->op, .next = t->next, .saved = t->flags_live,
-                            .fpu = t->fpu_level != 0};
+        *k = (struct cold){
+            .op = t->op, .next = t->next, .saved = t->flags_live, .fpu = t->fpu_level != 0};
     return k;
 }
 
@@ -64,7 +64,8 @@ void bt_cold_resume(struct tr *t)
         t->cold[t->ncold++].resume = t->e.p;
 }
 
-/* T0 checked against the software TLB: T1 = its entry. `aligned`: a misaligned address is a miss. */
+/* T0 checked against the software TLB: T1 = its entry. `aligned`: a misaligned address is a miss.
+ */
 static void emit_tag_check(struct tr *t, unsigned size, bool aligned, bool write)
 {
     struct emit *e = &t->e;

@@ -17,7 +17,7 @@
 
 #define JNZ 5
 
-#define STUB(t, n) ((t)->bt->code + (n) * BT_STUB_SIZE)
+#define STUB(t, n) ((t)->bt->code + (n)*BT_STUB_SIZE)
 
 /* An out-of-line part: calls the body of an op, then goes on at `resume`. */
 struct cold {
@@ -25,7 +25,7 @@ struct cold {
     unsigned nsites;
     const struct op *op;
     u8 *resume;
-    u32 next; /* offset in the page after the instruction */
+    u32 next;   /* offset in the page after the instruction */
     bool saved; /* flags are in cpu.aflags */
     bool fpu;   /* code behind it counts on FP state in the host's registers */
     /* Behind the store: it went to a page with code (bt_stored). */
@@ -58,7 +58,7 @@ struct tr {
     struct cold cold[BLOCK_OPS_MAX];
     unsigned ncold;
     u32 live[BLOCK_OPS_MAX + 1]; /* flags live before each instruction, and after the last */
-    bool live_after; /* flags matter after the current instruction */
+    bool live_after;             /* flags matter after the current instruction */
     struct fpu_check fpu_check[BLOCK_OPS_MAX];
     unsigned nfpu_checks;
     u8 fpu_level; /* enum cpu_fpu_level known to be ready here; 0 after a body, and at any label */
@@ -75,8 +75,9 @@ static inline bool is_temp(unsigned reg)
 /* bt_mem.c */
 
 /*
- * Before code that clobbers the host's flags: saves them if they matter and are not saved yet. Before
- * code that wants the guest's flags in the host's: puts them back if they are not there. Use T2.
+ * Before code that clobbers the host's flags: saves them if they matter and are not saved yet.
+ * Before code that wants the guest's flags in the host's: puts them back if they are not there. Use
+ * T2.
  */
 void bt_save_flags(struct tr *t);
 void bt_want_flags(struct tr *t);
@@ -89,7 +90,8 @@ static inline bool bt_uses_flags(const struct tr *t)
     return row->flags_read & FLAGS_ARITH || (writes && t->flags_live);
 }
 
-/* JNZ to the current instruction's out-of-line part: nothing of the guest's may have changed yet. */
+/* JNZ to the current instruction's out-of-line part: nothing of the guest's may have changed yet.
+ */
 void bt_cold_jump(struct tr *t);
 void bt_cold_jump_cc(struct tr *t, unsigned cc); /* on another condition */
 /* The instruction is done: its out-of-line part, if there is one, comes back here. */
@@ -97,8 +99,8 @@ void bt_cold_resume(struct tr *t);
 
 /* T0 = effective address of the ModRM operand, without segment base. Keeps the flags. Uses T1. */
 void bt_ea(struct tr *t);
-/* T0 += the operand's segment base, within its limit, for an access of `size` bytes. Keeps the flags
- * if they matter. Uses T1 and T2. */
+/* T0 += the operand's segment base, within its limit, for an access of `size` bytes. Keeps the
+ * flags if they matter. Uses T1 and T2. */
 void bt_segment(struct tr *t, unsigned size, bool write);
 /*
  * T0 = linear address of `size` bytes -> host address, or off to the body. Leaves T1 and T2 free,

@@ -111,7 +111,7 @@ static void emit_check_keeping_flags(struct tr *t, unsigned count)
     struct emit *e = &t->e;
     e8(e, 0x65), e8(e, 0x44), e8(e, 0x8b), e8(e, 0x2c), e8(e, 0x25); /* mov r13d, gs:[events] */
     e32(e, offsetof(struct cpu, events));
-    e8(e, 0x65), e8(e, 0xc4), e8(e, 0x62), e8(e, 0x12), e8(e, 0xf5); /* pext r14d, r13d, */
+    e8(e, 0x65), e8(e, 0xc4), e8(e, 0x62), e8(e, 0x12), e8(e, 0xf5);    /* pext r14d, r13d, */
     e8(e, 0x34), e8(e, 0x25), e32(e, offsetof(struct cpu, event_mask)); /* gs:[mask] */
     emit_mov(e, T1, RCX);
     emit_mov(e, RCX, T0);
@@ -157,7 +157,12 @@ static void settle_flags(struct tr *t)
 u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
 {
     u8 *entry = bt->at;
-    struct tr t = {.e.p = entry, .start = entry, .c = c, .bt = bt, .b = b, .next = b->gpa & PAGE_MASK,
+    struct tr t = {.e.p = entry,
+                   .start = entry,
+                   .c = c,
+                   .bt = bt,
+                   .b = b,
+                   .next = b->gpa & PAGE_MASK,
                    .word = b->mode == X86_MODE64 ? 8 : 4};
     const u8 *code = mem_ptr(c->mem, b->gpa), *end = code + PAGE_SIZE - t.next;
     find_live(&t);
@@ -169,8 +174,7 @@ u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     for (unsigned n = 0; n < b->nops && !t.ended; n++) {
         t.op = &b->op[n];
         bool last = n + 1 == b->nops;
-        if (!t.op->i.len ||
-            x86_decode(code, (unsigned)(end - code), b->mode, &t.d) != X86_OK ||
+        if (!t.op->i.len || x86_decode(code, (unsigned)(end - code), b->mode, &t.d) != X86_OK ||
             t.d.i.len != t.op->i.len) {
             emit_body(&t, true); /* raises an exception */
             break;

@@ -26,15 +26,15 @@ static_assert(sizeof(struct op) == 32, "two decoded instructions to a cache line
 
 struct block {
     gpa_t gpa;
-    u64 page;         /* index for mem_code_gen() */
+    u64 page;           /* index for mem_code_gen() */
     struct block *next; /* same hash */
-    u32 gen;          /* the page's code generation when decoded */
+    u32 gen;            /* the page's code generation when decoded */
     u16 nops;
     u16 bytes;
-    u8 mode;          /* enum x86_mode */
-    bool ends;        /* the last instruction may change where or how execution goes on */
-    u8 heat;          /* times run, for engines that translate what comes back */
-    bool crosses;     /* one instruction that goes on in another page: */
+    u8 mode;      /* enum x86_mode */
+    bool ends;    /* the last instruction may change where or how execution goes on */
+    u8 heat;      /* times run, for engines that translate what comes back */
+    bool crosses; /* one instruction that goes on in another page: */
     u32 gen2;
     u64 page2;
     gpa_t gpa2;
@@ -81,8 +81,8 @@ void interp_cache_flush(struct interp_cpu *ic);
 /* The block at CS:RIP, decoded if need be. Throws #PF, #GP. */
 struct block *interp_find(struct cpu *c, struct interp_cpu *ic);
 
-/* interp.c, for engines that build on this one: one round of the loop but for running blocks (events,
- * exceptions, single steps): true if blocks may be run now. May throw. */
+/* interp.c, for engines that build on this one: one round of the loop but for running blocks
+ * (events, exceptions, single steps): true if blocks may be run now. May throw. */
 bool interp_prepare(struct cpu *c, struct interp_cpu *ic);
 void interp_run_block(struct cpu *c, struct interp_cpu *ic, struct block *b);
 /* After an unwind: RIP back to the instruction that threw. */

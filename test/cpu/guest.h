@@ -189,8 +189,7 @@ static inline struct guest *guest_new_cpu(const char *cpu)
 {
     struct err e = {{0}};
     struct guest *g = calloc(1, sizeof(*g));
-    struct cpu_model_config cfg = {
-        .tsc_hz = 1000000000, .apic_bus_hz = 1000000000, .ncpus = 1};
+    struct cpu_model_config cfg = {.tsc_hz = 1000000000, .apic_bus_hz = 1000000000, .ncpus = 1};
     assert_non_null(g);
     assert_int_equal(cpu_model_parse(&cfg, cpu, &e), 0);
     assert_int_equal(mem_init(&g->m, &e), 0);

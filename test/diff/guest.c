@@ -432,24 +432,52 @@ static bool take_frame(struct guest *g, struct outcome *out)
     return true;
 }
 
-static void run_round(struct guest *g, const struct input *in, struct engine_result *res)
+/* Data pages pass for such that code was decoded from: stores there leave the translation. */
+static void mark_code(struct guest *g, bool mark)
 {
-    bool bt = g->ops == &engine_bt;
+    const struct mem_region *r = mem_find(&g->m, DATA);
+    for (unsigned n = 0; n < MEM_PAGES; n++) {
+        u64 page = mem_page(r, DATA + n * PAGE_SIZE);
+        if (mark)
+            mem_code_mark(&g->m, page, ~0ull);
+        else
+            mem_code_written(&g->m, page, 0, 64);
+    }
+}
+
+static void run_once(struct guest *g, const struct input *in, u64 budget, struct engine_result *res)
+{
     memcpy(g->mem, in->mem, MEM_SIZE);
     load(g, in);
-    if (bt)
+    g->ops->run(g->en, g->c, budget, res);
+}
+
+/* The start's low bits choose: stores as they are translated for several CPUs (they look for code
+ * afterwards), and data pages with code. */
+static void run_translated(struct guest *g, const struct input *in, struct engine_result *res)
+{
+    bool code = (in->r.rip & 6) == 6;
+    g->m.shared = in->r.rip & 1;
+    *res = (struct engine_result){.exit = EXIT_HALT};
+    for (unsigned n = 0; n < BT_ROUNDS && res->exit == EXIT_HALT; n++) {
+        if (code)
+            mark_code(g, true);
         set_running(&g->dog, true);
-    g->ops->run(g->en, g->c, bt ? 0 : BUDGET, res);
-    if (bt)
+        run_once(g, in, 0, res);
         set_running(&g->dog, false);
+    }
+    if (code)
+        mark_code(g, false);
 }
 
 void guest_run(struct guest *g, const struct input *in, struct outcome *out)
 {
     struct cpu *c = g->c;
-    struct engine_result res = {.exit = EXIT_HALT};
-    for (unsigned n = g->ops == &engine_bt ? BT_ROUNDS : 1; n && res.exit == EXIT_HALT; n--)
-        run_round(g, in, &res);
+    struct engine_result res;
+    if (g->ops == &engine_bt)
+        run_translated(g, in, &res);
+    else
+        run_once(g, in, BUDGET, &res);
 
     *out = (struct outcome){.vec = END_HANG, .cr2 = c->cr2};
     memcpy(out->r.reg, c->reg, sizeof out->r.reg);
