@@ -13,6 +13,8 @@ stale() {
     [ ! -f "$out/.built" ] || [ -n "$(find "$top/bench" "$top/boot/decompress.h" -newer "$out/.built")" ]
 }
 stale || exit 0
+rm -f "$out/.built"
+touch "$out/.begun" # what is edited from now on is newer
 
 awk -f "$top/bench/prog/cold.awk" >"$out/cold.c"
 
@@ -46,4 +48,4 @@ done
 gcc $warn -Wno-sign-compare -O2 -I"$top" -o "$out/vmlinux" "$top/bench/host/vmlinux.c" \
     "$build/boot/libboot.a" "$build/mem/libmem.a" "$build/base/libbase.a" \
     -lz -llzma -llz4 -lzstd
-touch "$out/.built"
+mv "$out/.begun" "$out/.built"

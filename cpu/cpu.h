@@ -87,8 +87,7 @@ struct tlb_index {
 #define TLB_GLOBAL 0x80
 
 /* Things that make a running CPU look up; set from any thread with cpu_event_set(). */
-#define EV_INTR (1u << 0) /* a maskable interrupt is deliverable: a level, cleared by its source   \
-                           */
+#define EV_INTR  (1u << 0) /* a maskable interrupt is deliverable: a level, its source clears it */
 #define EV_NMI   (1u << 1)
 #define EV_INIT  (1u << 2)
 #define EV_SIPI  (1u << 3) /* vector in sipi_vector */

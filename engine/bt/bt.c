@@ -16,13 +16,16 @@
 #include "cpu/cpu_insn.h"
 #include "engine/bt/bt_emit.h"
 
-#define HOT         2 /* runs in the interpreter before a block is translated */
+/* Runs in the interpreter before a block is translated: translating costs as much as some dozens.
+ */
+#define HOT         24
 #define LINKS_MAX   (1u << 17)
 #define HWCAP2_FSGS 2 /* linux/asm/hwcap2.h */
 
 struct bt {
     struct engine engine;
     struct engine_config cfg;
+    u8 hot;
 };
 
 /* --- dropping --- */
@@ -122,7 +125,7 @@ static u8 *translation(struct cpu *c, struct bt_cpu *bt, struct block *b)
 {
     if (b->code || b->crosses)
         return b->code;
-    if (b->heat < HOT) {
+    if (b->heat < bt->hot) {
         b->heat++;
         return NULL;
     }
@@ -263,6 +266,9 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     }
     en->engine.ops = &engine_bt;
     en->cfg = *cfg;
+    /* For tests: translate at once, or never. */
+    const char *hot = getenv("POPF_BT_HOT");
+    en->hot = hot ? (u8)min_u64(strtoul(hot, NULL, 10), UINT8_MAX) : HOT;
     return &en->engine;
 }
 
@@ -344,6 +350,7 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
         return -1;
     }
     put_stubs(bt);
+    bt->hot = b->hot;
     for (unsigned u = 0; u < BT_VIEWS; u++)
         bt->jump[u][0].neg = 1; /* all zero, it would match RIP 0 */
     bt->interp.fpu_gen = cpu_fpu_generation(c);

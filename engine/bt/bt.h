@@ -67,13 +67,14 @@ struct bt_cpu {
     struct bt_jump *jump[BT_VIEWS];
     u32 *filled[BT_VIEWS]; /* which entries are used */
     unsigned nfilled[BT_VIEWS];
+    u8 hot;         /* runs before a block is translated */
     u32 epoch;      /* cpu.map_epoch that the jump tables are for */
     u32 code_epoch; /* mem.code_epoch that the links are for */
     u64 flushes_seen;
     u64 translated, bytes, entered; /* statistics */
 };
 
-#define BT_CODE_SIZE (24 * MiB)
+#define BT_CODE_SIZE (16 * MiB)
 
 /* 0 if this host can run translations; else -1 and in *e what is missing. */
 int bt_usable(struct err *e);

@@ -11,7 +11,8 @@ struct diff {
     struct gen gen;
     struct test_case t;
     struct outcome bare, guest;
-    u64 runs, done, faults, bad;
+    u64 runs, done, bad;
+    u64 cut_short;   /* ended on the bare CPU, but not under the engine in the time it has */
     char what[4096]; /* the last difference */
 };
 

@@ -39,8 +39,8 @@ enum {
 /* More would be a loop that the generator did not mean. */
 #define BUDGET 2000000
 
-/* Runs that translate all that is run: HOT of engine/bt/bt.c, that of the translation's making, and
- * one with all of it there and joined. */
+/* Runs that translate all that is run: POPF_BT_HOT (test_diff.c), that of the translation's making,
+ * and one with all of it there and joined. */
 #define BT_ROUNDS 4
 
 /* Ticks of 20 ms, as those of bare.c, after which a round is taken for a loop. */
