@@ -45,7 +45,7 @@ static_assert(offsetof(struct bare_io, host_gs) == IO_HOST_GS, "bare_io.h");
 void bare_enter(struct bare_io *io);
 void bare_exit(void);
 
-static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM, SIGSYS};
+static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGPROF, SIGSYS};
 
 /* All of it belongs to the process: see bare.h. */
 static struct {
@@ -71,7 +71,7 @@ static void chain(int sig, siginfo_t *si, void *uc)
             p->sa_sigaction(sig, si, uc);
         else if (p->sa_handler != SIG_DFL && p->sa_handler != SIG_IGN)
             p->sa_handler(sig);
-        else if (sig != SIGALRM)
+        else if (sig != SIGPROF)
             signal(sig, SIG_DFL);
     }
 }
@@ -86,7 +86,7 @@ static bool stuck(void)
 
 static void note_fault(int sig, greg_t *g)
 {
-    bare.vec = sig == SIGALRM ? END_HANG : sig == SIGSYS ? END_AWAY : (int)g[REG_TRAPNO];
+    bare.vec = sig == SIGPROF ? END_HANG : sig == SIGSYS ? END_AWAY : (int)g[REG_TRAPNO];
     bare.err = (u64)g[REG_ERR];
     bare.cr2 = (u64)g[REG_CR2];
     bare.rip = (u64)g[REG_RIP];
@@ -106,7 +106,7 @@ static void on_signal(int sig, siginfo_t *si, void *ucp)
 {
     set_rflags(FLAG_ONE | FLAG_IF); /* AC may be set */
     greg_t *g = ((ucontext_t *)ucp)->uc_mcontext.gregs;
-    bool tick = sig == SIGALRM;
+    bool tick = sig == SIGPROF;
     if (!bare.io.active && !tick)
         chain(sig, si, ucp);
     else if (!tick || stuck())
@@ -127,7 +127,7 @@ static int take_signals(struct err *e)
         if (sigaction(signals[i], &sa, &bare.previous[i]))
             return err_errno(e, "sigaction");
     struct itimerval tick = {.it_interval.tv_usec = 20000, .it_value.tv_usec = 20000};
-    if (setitimer(ITIMER_REAL, &tick, NULL))
+    if (setitimer(ITIMER_PROF, &tick, NULL))
         return err_errno(e, "setitimer");
     return 0;
 }

@@ -43,16 +43,17 @@ enum {
  * and one with all of it there and joined. */
 #define BT_ROUNDS 4
 
-/* Ticks of 20 ms, as those of bare.c, after which a round is taken for a loop. */
-#define TICK_NS 20000000
-#define TICKS   5
+/* After this much of the thread's own time, looked at once a tick, a round is taken for a loop. */
+#define ROUND_NS 100000000
+#define TICK_NS  20000000
 
 struct watchdog {
     pthread_t thread;
     pthread_mutex_t lock;
     struct cpu *c;
     bool exists, running, stop;
-    unsigned ticks; /* of this round */
+    clockid_t clock; /* of the thread that runs sequences: however busy the host is */
+    u64 since;       /* when this round was first seen; 0: not yet */
 };
 
 struct guest {
@@ -172,6 +173,22 @@ static void make_idt(struct guest *g)
 
 /* --- the watchdog --- */
 
+static u64 time_used(const struct watchdog *w)
+{
+    struct timespec ts = {0};
+    clock_gettime(w->clock, &ts);
+    return (u64)ts.tv_sec * 1000000000 + (u64)ts.tv_nsec;
+}
+
+static void look(struct watchdog *w)
+{
+    u64 now = time_used(w);
+    if (!w->since)
+        w->since = now;
+    else if (now - w->since >= ROUND_NS)
+        cpu_event_set(w->c, EV_EXIT);
+}
+
 static void *watch(void *arg)
 {
     struct watchdog *w = arg;
@@ -179,8 +196,8 @@ static void *watch(void *arg)
     for (bool stop = false; !stop;) {
         nanosleep(&tick, NULL);
         pthread_mutex_lock(&w->lock);
-        if (w->running && ++w->ticks >= TICKS)
-            cpu_event_set(w->c, EV_EXIT);
+        if (w->running)
+            look(w);
         stop = w->stop;
         pthread_mutex_unlock(&w->lock);
     }
@@ -193,6 +210,7 @@ static int start_watchdog(struct watchdog *w, struct cpu *c, struct err *e)
     sigset_t all, was;
     w->c = c;
     pthread_mutex_init(&w->lock, NULL);
+    pthread_getcpuclockid(pthread_self(), &w->clock);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &was);
     int rc = pthread_create(&w->thread, NULL, watch, w);
@@ -215,7 +233,7 @@ static void set_running(struct watchdog *w, bool running)
 {
     pthread_mutex_lock(&w->lock);
     w->running = running;
-    w->ticks = 0;
+    w->since = 0;
     pthread_mutex_unlock(&w->lock);
     if (!running)
         cpu_event_clear(w->c, EV_EXIT);
