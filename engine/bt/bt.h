@@ -29,6 +29,7 @@ enum bt_word {
     BT_JTAB,   /* table of jump targets for the current privilege */
     BT_SELF,   /* struct cpu * */
     BT_BRANCH, /* the indirect branch taken last: BT_BRANCH_WORD */
+    BT_TARGET, /* of an indirect call, while its return address is pushed; value of a PUSH */
     BT_CODE,   /* the word of mem.code_map for the page being written */
 };
 

@@ -37,17 +37,33 @@ static void emit_pop_lookup(struct tr *t, unsigned reg)
     bt_lookup(t, t->word, false);
 }
 
-/* PUSH reg, PUSH imm */
+/* The memory operand, a word of the stack's width, into BT_TARGET. False: left to the body. */
+static bool emit_operand_word(struct tr *t)
+{
+    if (t->op->i.adsize == 2)
+        return false;
+    bt_ea(t);
+    bt_segment(t, t->word, false);
+    bt_lookup(t, t->word, false);
+    emit_mem_sized(&t->e, t->word, 0x8b, T0, T0, 0);
+    emit_store(&t->e, T0, GS_WORD(BT_TARGET));
+    return true;
+}
+
+/* PUSH */
 static bool emit_push(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
     const struct x86_row *row = x86_row(&d->i);
-    bool imm = row->operand[0] == X86_O_I;
-    if (d->i.opsize != t->word || d->i.prefix & X86_PFX_MEM)
+    bool imm = row->operand[0] == X86_O_I, mem = d->i.prefix & X86_PFX_MEM;
+    if (d->i.opsize != t->word || (mem && !emit_operand_word(t)))
         return false;
     unsigned reg = row->operand[0] == X86_O_Z ? d->i.reg : d->i.rm;
     emit_push_lookup(t);
-    if (imm) {
+    if (mem) {
+        emit_load(&t->e, T1, GS_WORD(BT_TARGET));
+        emit_mem_sized(&t->e, t->word, 0x89, T1, T0, 0);
+    } else if (imm) {
         e8(&t->e, 0x41 | (t->word & 8)), e8(&t->e, 0xc7), e8(&t->e, 0x06); /* mov [r14], imm32 */
         e32(&t->e, (u32)d->i.imm);
     } else {
@@ -194,10 +210,14 @@ static bool emit_jmp_ind(struct tr *t)
 
 static bool emit_call_ind(struct tr *t)
 {
-    if (t->op->i.prefix & X86_PFX_MEM)
+    bool mem = t->op->i.prefix & X86_PFX_MEM;
+    if (mem && !emit_operand_word(t))
         return false;
     emit_push_return(t);
-    emit_target_reg(t);
+    if (mem)
+        emit_load(&t->e, T0, GS_WORD(BT_TARGET));
+    else
+        emit_target_reg(t);
     emit_adjust_sp(t, RSP, -t->word);
     emit_goto_indirect(t, BT_BRANCH_CALL, 0);
     return true;
