@@ -53,6 +53,13 @@ struct dtable {
 #define TLB_SIZE (1u << TLB_BITS)
 #define TLB_NONE 0x800ull /* matches no address with bits 6 to 11 clear, as a translator has it */
 
+/* Folded, so that pages at large powers of two from each other do not share a slot. The translator
+ * emits the same (engine/bt/bt_mem.c). */
+static inline unsigned tlb_slot(u64 la)
+{
+    return (unsigned)(la >> PAGE_SHIFT ^ la >> (PAGE_SHIFT + TLB_BITS)) & (TLB_SIZE - 1);
+}
+
 struct tlb_entry {
     u64 rd;            /* tag: reads may go straight to RAM */
     u64 wr;            /* tag: so may writes (dirty bit already set) */

@@ -114,7 +114,7 @@ static inline u32 walk_access(enum tlb_mode m, bool write)
 static inline void fill(struct cpu *c, enum tlb_mode m, gva_t la, const struct walk *w,
                         const struct page *pg, bool rom)
 {
-    unsigned slot = la >> PAGE_SHIFT & (TLB_SIZE - 1);
+    unsigned slot = tlb_slot(la);
     struct tlb_entry *t = &c->tlbs[m][slot];
     struct tlb_index *x = &c->tlb_index[m];
     if (t->rd == TLB_NONE)
@@ -152,7 +152,7 @@ static void find_page_slow(struct cpu *c, enum tlb_mode m, gva_t la, bool write,
 
 static inline void find_page(struct cpu *c, enum tlb_mode m, gva_t la, bool write, struct page *pg)
 {
-    const struct tlb_entry *t = &c->tlbs[m][la >> PAGE_SHIFT & (TLB_SIZE - 1)];
+    const struct tlb_entry *t = &c->tlbs[m][tlb_slot(la)];
     gva_t base = la & ~PAGE_MASK;
     if ((write ? t->wr : t->rd) == base) {
         pg->host = (u8 *)(base + t->addend);

@@ -67,7 +67,7 @@ typedef u64 __attribute__((aligned(1), may_alias)) u64_any;
 
 static inline struct tlb_entry *cpu_tlb_at(struct cpu *c, gva_t la)
 {
-    return &c->tlb[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+    return &c->tlb[tlb_slot(la)];
 }
 
 /* Linear address of seg:ea for an access of `size` bytes; throws on limit violations. */

@@ -71,6 +71,8 @@ static void emit_tag_check(struct tr *t, unsigned size, bool aligned, bool write
     struct emit *e = &t->e;
     bt_save_flags(t);
     emit_mov(e, T1, T0);
+    e8(e, 0x49), e8(e, 0xc1), e8(e, 0xef), e8(e, TLB_BITS); /* shr r15, TLB_BITS */
+    emit_rr(e, 0x31, T0, T1);                               /* xor r15, r14: tlb_slot() */
     e8(e, 0x49), e8(e, 0xc1), e8(e, 0xef), e8(e, 7); /* shr r15, 7: page number * 32 and more */
     e8(e, 0x41), e8(e, 0x81), e8(e, 0xe7);           /* and r15d, slots * 32 */
     e32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
