@@ -8,6 +8,8 @@
 #include "base/state.h"
 #include "dev/acpi_pm.h"
 #include "dev/debugexit.h"
+#include "dev/fw_cfg.h"
+#include "dev/testdev.h"
 #include "dev/hpet.h"
 #include "dev/i8042.h"
 #include "dev/pci.h"
@@ -33,6 +35,8 @@ struct pc {
     struct pci_bus pci;
     struct pci_dev card;
     struct debugexit exit;
+    struct testdev testdev;
+    struct fw_cfg fw_cfg;
     struct sysctl92 sysctl92;
     const u8 *in, *end;
     u64 sum; /* of all that was read: keeps the reads from being optimized away */
@@ -155,6 +159,11 @@ static void build(struct pc *pc)
     debugexit_init(&pc->exit, note_value, pc);
     sysctl92_init(&pc->sysctl92,
                   (struct sysctl92_wires){.reset = note, .a20 = note_bool, .arg = pc});
+    struct irq line[TESTDEV_LINES];
+    for (unsigned i = 0; i < TESTDEV_LINES; i++)
+        line[i] = irq(pc, i % 16);
+    testdev_init(&pc->testdev, line);
+    fw_cfg_init(&pc->fw_cfg, 512 * MiB, 2);
     build_pci(pc);
     pic_attach(&pc->pic, &pc->port);
     pit_attach(&pc->pit, &pc->port);
@@ -165,15 +174,17 @@ static void build(struct pc *pc)
     hpet_attach(&pc->hpet, &pc->mmio, 0xfed00000);
     debugexit_attach(&pc->exit, &pc->port, DEBUGEXIT_PORT);
     sysctl92_attach(&pc->sysctl92, &pc->port);
+    testdev_attach(&pc->testdev, &pc->port, &pc->mmio);
+    fw_cfg_attach(&pc->fw_cfg, &pc->port);
 }
 
 /* --- what the input can ask for --- */
 
 static u16 pick_port(struct pc *pc)
 {
-    static const u16 base[] = {0x20,  0xa0,  0x4d0, 0x40,  0x43,  0x61,  0x70,  0x71,
-                               0x3f8, 0x3f8, 0x60,  0x64,  0x600, 0x604, 0x608, 0x620,
-                               0xb2,  0xcf8, 0xcfc, 0xcf9, 0xf4,  0x92};
+    static const u16 base[] = {0x20,  0xa0,  0x4d0, 0x40,  0x43,  0x61,  0x70,   0x71,  0x3f8,
+                               0x3f8, 0x60,  0x64,  0x600, 0x604, 0x608, 0x620,  0xb2,  0xcf8,
+                               0xcfc, 0xcf9, 0xf4,  0x92,  0xe0,  0x510, 0x2000, 0x2010};
     u8 which = take(pc, 1);
     if (which >= 0xf8)
         return take(pc, 2);
@@ -213,6 +224,7 @@ static void all_state(struct pc *pc, struct state *s)
     hpet_state(&pc->hpet, s);
     pci_state(&pc->pci, s);
     sysctl92_state(&pc->sysctl92, s);
+    fw_cfg_state(&pc->fw_cfg, s);
 }
 
 /* What was saved whole must load; damaged, it may be refused, and must do no harm. */
