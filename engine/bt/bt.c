@@ -159,8 +159,11 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt)
 {
     struct bt_link *link = NULL;
     while (likely(!cpu_event_pending(c)) && c->activity == CPU_RUNNING) {
+        u64 flushes = bt->interp.flushes;
         struct block *b = interp_find(c, &bt->interp);
         c->code_stale = false;
+        if (unlikely(bt->interp.flushes != flushes))
+            link = NULL; /* its site is free for other code now */
         if (unlikely(!b) || (unlikely(c->mode != X86_MODE64) &&
                              unlikely(c->reg[X86_SLOT_RIP] + b->bytes - 1 > c->seg[CS].limit))) {
             cpu_insn_step(c);
@@ -168,7 +171,7 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt)
             continue;
         }
         catch_up(c, bt);
-        u64 flushes = bt->interp.flushes;
+        flushes = bt->interp.flushes;
         u8 *code = translatable(c) ? translation(c, bt, b) : NULL;
         if (bt->interp.flushes != flushes) { /* b is gone */
             link = NULL;
