@@ -4,6 +4,7 @@
 #include "cpu/cpu.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "base/state.h"
 #include "cpu/cpu_cpuid.h"
@@ -12,22 +13,42 @@
 #include "cpu/cpu_mem.h"
 #include "cpu/cpu_paging.h"
 #include "cpu/cpu_seg.h"
+#include "mem/va.h"
 
 #define FLAGS_KNOWN 0x3f7fd5u /* all but the reserved bits of RFLAGS */
 
 /* --- life --- */
 
+/* Zeroed. NULL: errno. */
+static struct cpu *allocate(void)
+{
+    bool spaced;
+    u8 *p = va_reserve(CPU_ROOM + CPU_SPAN + CPU_WINDOW, PROT_NONE, &spaced);
+    if (!p)
+        return NULL;
+    struct cpu *c = (struct cpu *)(p + CPU_ROOM);
+    if (mprotect(c, CPU_SPAN, PROT_READ | PROT_WRITE)) {
+        munmap(p, CPU_ROOM + CPU_SPAN + CPU_WINDOW);
+        return NULL;
+    }
+    c->spaced = spaced;
+    return c;
+}
+
+static void release(struct cpu *c)
+{
+    munmap((u8 *)c - CPU_ROOM, CPU_ROOM + CPU_SPAN + CPU_WINDOW);
+}
+
 struct cpu *cpu_new(unsigned id, struct mem *mem, const struct cpu_model *model,
                     const struct cpu_world *world, void *world_arg, const struct log *log,
                     struct err *e)
 {
-    size_t size = align_up(sizeof(struct cpu), PAGE_SIZE);
-    struct cpu *c = aligned_alloc(PAGE_SIZE, size);
+    struct cpu *c = allocate();
     if (!c) {
-        err_set(e, "out of memory for CPU %u", id);
+        err_errno(e, "no memory or address space for CPU %u (ulimit -v?)", id);
         return NULL;
     }
-    cpu_fill(c, 0, size);
     c->id = id;
     c->mem = mem;
     c->model = model;
@@ -37,7 +58,7 @@ struct cpu *cpu_new(unsigned id, struct mem *mem, const struct cpu_model *model,
     cpu_tlb_init(c);
     c->fpu = cpu_fpu_new(c, e);
     if (!c->fpu) {
-        free(c);
+        release(c);
         return NULL;
     }
     cpu_reset(c, false);
@@ -49,7 +70,7 @@ void cpu_free(struct cpu *c)
     if (!c)
         return;
     cpu_fpu_free(c->fpu);
-    free(c);
+    release(c);
 }
 
 static struct seg reset_seg(u32 attr)

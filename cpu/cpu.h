@@ -28,6 +28,7 @@ struct cpu;
 struct cpu_fpu;   /* cpu_fpu.c: host execution of FP and SIMD */
 struct cpu_model; /* cpu_cpuid.h: the CPU shown to the guest */
 struct state;     /* base/state.h */
+struct shadow;    /* cpu_shadow.h */
 
 typedef void cpu_insn_fn(struct cpu *c, const struct x86_insn *i);
 
@@ -153,6 +154,7 @@ struct cpu {
     u32 eflags;            /* RFLAGS without FLAGS_ARITH */
     _Atomic u32 events;    /* EV_x */
     u32 event_mask;        /* the events that matter now (EV_INTR only while IF is set) */
+    _Atomic u32 poll;      /* not 0: look at the events. Set with them, cleared by the engine */
     struct tlb_entry *tlb; /* of the current enum tlb_mode */
     u64 la_mask;           /* linear addresses: ~0 in long mode's 64-bit code, else 2^32-1 */
     struct seg seg[7];     /* ES..GS, and X86_SEG_FLAT */
@@ -172,7 +174,7 @@ struct cpu {
     void *unwind[5];             /* __builtin_setjmp buffer of the engine's loop */
 
     /* Words of an engine's emitted code, which reaches struct cpu through a segment base. */
-    u64 emitted[12];
+    u64 emitted[24];
 
     /* --- system registers --- */
     u64 cr0, cr2, cr3, cr4, xcr0, efer;
@@ -216,8 +218,10 @@ struct cpu {
     u64 pte_rsvd[5];   /* reserved bits of present entries by level, 1 = page table */
     u64 large_rsvd[5]; /* more of them where the entry maps a large page */
 
-    struct cpu_fpu *fpu; /* owned; cpu_fpu.h */
-    void *engine;        /* the engine's per-vCPU data */
+    struct cpu_fpu *fpu;         /* owned; cpu_fpu.h */
+    void *engine;                /* the engine's per-vCPU data */
+    struct shadow *shadow_table; /* cpu_shadow.h; NULL unless the engine uses it */
+    bool spaced;                 /* cpu_window() lies as mem/va.h says */
 
     u64 insns;    /* guest instructions retired, counted by block */
     u64 pause_at; /* insns at the last PAUSE */
@@ -231,6 +235,19 @@ struct cpu {
     void *world_arg;
     const struct log *log;
 };
+
+/*
+ * Address space that comes with a struct cpu and belongs to its engine, not accessible at first:
+ * CPU_ROOM bytes right below it, and behind it, at cpu_window(), CPU_WINDOW bytes.
+ */
+#define CPU_SPAN   ((sizeof(struct cpu) + PAGE_SIZE - 1) / PAGE_SIZE * PAGE_SIZE)
+#define CPU_ROOM   (16 * MiB)
+#define CPU_WINDOW (4096 * MiB)
+
+static inline void *cpu_window(struct cpu *c)
+{
+    return (u8 *)c + CPU_SPAN;
+}
 
 /*
  * Creates the state of one CPU as after RESET (SDM vol. 3A, table 9-1), page-aligned and too large
@@ -332,6 +349,7 @@ void cpu_leave(struct cpu *c);
 static inline void cpu_event_set(struct cpu *c, u32 ev)
 {
     atomic_fetch_or(&c->events, ev);
+    atomic_store_explicit(&c->poll, 1, memory_order_relaxed);
 }
 
 static inline void cpu_event_clear(struct cpu *c, u32 ev)

@@ -76,10 +76,11 @@ struct cpu_fpu_plan {
  * undefined. */
 bool cpu_fpu_plan(const struct cpu *c, const struct x86_decoded *d, struct cpu_fpu_plan *p);
 
-/* Which host registers stand for the general registers that an instruction names, and the one that
- * holds the host address of its memory operand (neither RSP, RBP, R12 nor R13). */
+/* Which host registers stand for the general registers that an instruction names, and those whose
+ * sum is the host address of its memory operand (no index: 0; then `mem` is neither RSP, RBP, R12
+ * nor R13). */
 struct cpu_fpu_regs {
-    u8 reg, rm, vvvv, mem;
+    u8 reg, rm, vvvv, mem, index;
 };
 
 /* The instruction with these registers, as 64-bit code: its length, at most 16. Good for integer

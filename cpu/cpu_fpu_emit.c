@@ -39,7 +39,7 @@ struct enc {
     bool vec_reg, vec_rm;           /* ... vector registers */
     bool pcmpestr, pcmpistr, stsw, maskmov;
     u8 opcode;
-    u8 reg, rm, vvvv; /* register numbers for the new encoding */
+    u8 reg, rm, vvvv, index; /* register numbers for the new encoding */
     bool w;
 };
 
@@ -165,7 +165,8 @@ static void put_legacy(struct buf *o, const struct enc *e)
         else if (b == 0x0f)
             break;
     }
-    unsigned rex = (e->w ? 8 : 0) | (e->reg >> 3 & 1) << 2 | (e->rm >> 3 & 1);
+    unsigned rex =
+        (e->w ? 8 : 0) | (e->reg >> 3 & 1) << 2 | (e->index >> 3 & 1) << 1 | (e->rm >> 3 & 1);
     if (rex)
         put(o, 0x40 | rex);
     if (d->map)
@@ -180,7 +181,7 @@ static void put_vex(struct buf *o, const struct enc *e)
     const struct x86_decoded *d = e->d;
     u8 last = d->bytes[d->opcode_at - 1]; /* L and pp are in the same place in both forms */
     put(o, 0xc4);
-    put(o, (e->reg & 8 ? 0 : 0x80) | 0x40 | (e->rm & 8 ? 0 : 0x20) | d->map);
+    put(o, (e->reg & 8 ? 0 : 0x80) | (e->index & 8 ? 0 : 0x40) | (e->rm & 8 ? 0 : 0x20) | d->map);
     put(o, (e->w ? 0x80 : 0) | (~e->vvvv & 15) << 3 | (last & 7));
 }
 
@@ -189,8 +190,8 @@ static void put_evex(struct buf *o, const struct enc *e)
     const struct x86_decoded *d = e->d;
     const u8 *p = d->bytes + d->opcode_at - 4;
     put(o, 0x62);
-    put(o, (e->reg & 8 ? 0 : 0x80) | (e->rm & 16 ? 0 : 0x40) | (e->rm & 8 ? 0 : 0x20) |
-               (e->reg & 16 ? 0 : 0x10) | d->map);
+    put(o, (e->reg & 8 ? 0 : 0x80) | ((e->rm & 16 || e->index & 8) ? 0 : 0x40) |
+               (e->rm & 8 ? 0 : 0x20) | (e->reg & 16 ? 0 : 0x10) | d->map);
     put(o, (e->w ? 0x80 : 0) | (~e->vvvv & 15) << 3 | 0x04 | (p[2] & 3));
     put(o, (p[3] & 0xf7) | (e->vvvv & 16 ? 0 : 0x08));
 }
@@ -205,8 +206,15 @@ static void put_insn(struct buf *o, const struct enc *e)
     else
         put_legacy(o, e);
     put(o, e->opcode);
-    if (d->modrm_at)
+    if (e->index) {
+        bool disp8 = (e->rm & 7) == RBP; /* there is no other form for this base */
+        put(o, (disp8 ? 0x44 : 0x04) | (e->reg & 7) << 3);
+        put(o, (e->index & 7) << 3 | (e->rm & 7));
+        if (disp8)
+            put(o, 0);
+    } else if (d->modrm_at) {
         put(o, (e->mem ? 0x00 : 0xc0) | (e->reg & 7) << 3 | (e->rm & 7));
+    }
     /* imm8[7:4] names a vector register; its top bit is ignored outside 64-bit code. */
     u8 imm_mask = has_operand(e->row, X86_O_L) && !e->m64 ? 0x7f : 0xff;
     for (unsigned n = 0; n < d->imm_len; n++)
@@ -522,6 +530,7 @@ unsigned cpu_fpu_encode(const struct x86_decoded *d, bool mode64, const struct c
     analyse(&e, d, mode64);
     e.reg = e.gpr_reg ? r->reg : e.reg;
     e.rm = e.mem ? r->mem : e.gpr_rm ? r->rm : e.rm;
+    e.index = e.mem ? r->index : 0;
     e.vvvv = e.gpr_vvvv ? r->vvvv : e.vvvv;
     put_insn(&o, &e);
     cpu_copy(out, o.b, o.n);

@@ -6,19 +6,18 @@
  */
 #include "cpu/cpu_mem.h"
 #include "cpu/cpu_paging.h"
+#include "cpu/cpu_shadow.h"
 
 static_assert(offsetof(struct tlb_entry, rd) == 0 && offsetof(struct tlb_entry, wr) == 8 &&
                   offsetof(struct itlb_entry, tag) == 0,
               "drop() finds the tags there");
 
-enum scope { DROP_ALL, DROP_NONGLOBAL, DROP_PAGE };
-
-static inline bool in_scope(enum scope scope, gva_t la, u64 tag, u8 meta)
+static inline bool in_scope(enum shadow_scope scope, gva_t la, u64 tag, u8 meta)
 {
     switch (scope) {
-    case DROP_ALL:
+    case SHADOW_ALL:
         return true;
-    case DROP_NONGLOBAL:
+    case SHADOW_NONGLOBAL:
         return !(meta & TLB_GLOBAL);
     default:
         return (tag ^ la) >> (meta & ~TLB_GLOBAL) == 0;
@@ -28,7 +27,7 @@ static inline bool in_scope(enum scope scope, gva_t la, u64 tag, u8 meta)
 /* Empties slots of a table of entries of `stride` bytes that begin with `ntags` tags; true if any.
  */
 static bool drop(struct tlb_index *x, void *table, unsigned stride, unsigned ntags,
-                 enum scope scope, gva_t la)
+                 enum shadow_scope scope, gva_t la)
 {
     unsigned kept = 0, n = x->n;
     for (unsigned i = 0; i < n; i++) {
@@ -45,32 +44,34 @@ static bool drop(struct tlb_index *x, void *table, unsigned stride, unsigned nta
     return kept != n;
 }
 
-static void flush(struct cpu *c, enum scope scope, gva_t la)
+static void flush(struct cpu *c, enum shadow_scope scope, gva_t la)
 {
     bool code = false;
     for (unsigned m = 0; m < TLB_MODES; m++)
         drop(&c->tlb_index[m], c->tlbs[m], sizeof(struct tlb_entry), 2, scope, la);
     for (unsigned u = 0; u < 2; u++)
         code |= drop(&c->itlb_index[u], c->itlb[u], sizeof(struct itlb_entry), 1, scope, la);
-    if (scope != DROP_PAGE || code || c->itlb_evicted)
+    if (c->shadow_table)
+        cpu_shadow_flush(c, scope, la);
+    if (scope != SHADOW_PAGE || code || c->itlb_evicted)
         c->map_epoch++;
-    if (scope != DROP_PAGE)
+    if (scope != SHADOW_PAGE)
         c->itlb_evicted = false;
 }
 
 void cpu_tlb_flush(struct cpu *c)
 {
-    flush(c, DROP_ALL, 0);
+    flush(c, SHADOW_ALL, 0);
 }
 
 void cpu_tlb_flush_nonglobal(struct cpu *c)
 {
-    flush(c, DROP_NONGLOBAL, 0);
+    flush(c, SHADOW_NONGLOBAL, 0);
 }
 
 void cpu_tlb_flush_page(struct cpu *c, gva_t la)
 {
-    flush(c, DROP_PAGE, la);
+    flush(c, SHADOW_PAGE, la);
 }
 
 void cpu_tlb_init(struct cpu *c)

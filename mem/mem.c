@@ -7,6 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "mem/va.h"
+
 /* Room for the code tracking of 4 TiB of RAM; untouched parts cost nothing. */
 #define MEM_PAGES_MAX (1ull << 30)
 
@@ -19,7 +21,7 @@ static void *reserve(u64 size)
 
 int mem_init(struct mem *m, struct err *e)
 {
-    *m = (struct mem){0};
+    *m = (struct mem){.spaced = true};
     pthread_mutex_init(&m->mark_lock, NULL);
     pthread_mutex_init(&m->split_lock, NULL);
     /* Registering is idempotent and cheap; where the host forbids it, code_mark falls back. */
@@ -60,7 +62,8 @@ int mem_add_ram(struct mem *m, gpa_t gpa, u64 size, bool rom, struct err *e)
                            (unsigned long long)gpa, (unsigned long long)r->gpa);
     }
 
-    u8 *host = reserve(size);
+    bool spaced;
+    u8 *host = va_reserve(size, PROT_READ | PROT_WRITE, &spaced);
     u64 npages = m->npages + pages;
     void *map = reserve(npages * sizeof(*m->code_map));
     void *gen = reserve(npages * sizeof(*m->code_gen));
@@ -79,6 +82,7 @@ int mem_add_ram(struct mem *m, gpa_t gpa, u64 size, bool rom, struct err *e)
                          (unsigned long long)(size >> 20));
     }
     free_tracking(m);
+    m->spaced = m->spaced && spaced;
     m->code_map = map;
     m->code_gen = gen;
     m->region[m->nregions++] =
@@ -136,8 +140,7 @@ int mem_write(struct mem *m, gpa_t gpa, const void *buf, u64 len)
     return 0;
 }
 
-/* Makes every other thread of the process pass a full memory barrier. */
-static void fence_all_threads(void)
+void mem_fence_all_threads(void)
 {
     if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0)
         return;
@@ -155,12 +158,16 @@ void mem_code_mark(struct mem *m, u64 page, u64 chunks)
 {
     assert(page < m->npages);
     if (!m->shared) {
-        atomic_fetch_or(&m->code_map[page], chunks);
+        if (!atomic_fetch_or(&m->code_map[page], chunks) && m->code_page)
+            m->code_page(m->code_page_arg, page);
         return;
     }
     pthread_mutex_lock(&m->mark_lock);
-    if ((atomic_fetch_or(&m->code_map[page], chunks) & chunks) != chunks)
-        fence_all_threads();
+    u64 was = atomic_fetch_or(&m->code_map[page], chunks);
+    if ((was & chunks) != chunks)
+        mem_fence_all_threads();
+    if (!was && m->code_page)
+        m->code_page(m->code_page_arg, page);
     pthread_mutex_unlock(&m->mark_lock);
 }
 

@@ -42,6 +42,11 @@ struct mem {
     bool shared;            /* more than one thread runs guest code: marking must fence them all */
     /* Held while marking: a bit seen set has been fenced, too. */
     pthread_mutex_t mark_lock;
+    /* Told, under mark_lock, that a page gets its first code: whoever lets guest code write to it
+     * without looking at code_map must stop before this returns. May be NULL. */
+    void (*code_page)(void *arg, u64 page);
+    void *code_page_arg;
+    bool spaced; /* all regions lie as va.h says */
     /* Held during LOCKed operations that the host cannot do in one access (cpu_mem.h). */
     pthread_mutex_t split_lock;
 };
@@ -106,6 +111,9 @@ static inline u64 mem_chunks(unsigned off, unsigned len)
 
 /* Code is about to be decoded from these chunks of the page. Call before reading the bytes. */
 void mem_code_mark(struct mem *m, u64 page, u64 chunks);
+
+/* Makes every other thread of the process pass a full memory barrier. */
+void mem_fence_all_threads(void);
 
 static inline u32 mem_code_gen(const struct mem *m, u64 page)
 {

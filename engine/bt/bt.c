@@ -5,11 +5,13 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include "cpu/cpu_event.h"
 #include "cpu/cpu_fpu.h"
@@ -19,37 +21,85 @@
 /* Runs in the interpreter before a block is translated: translating costs as much as some dozens.
  */
 #define HOT         24
-#define LINKS_MAX   (1u << 17)
 #define HWCAP2_FSGS 2 /* linux/asm/hwcap2.h */
 
 struct bt {
     struct engine engine;
     struct engine_config cfg;
     u8 hot;
+    pthread_mutex_t lock; /* of the list */
+    struct bt_cpu *cpu[256];
+    unsigned ncpus;
 };
 
-/* --- dropping --- */
-
-static void clear_jumps(struct bt_cpu *bt)
+static u64 get_gs(void)
 {
-    for (unsigned u = 0; u < BT_VIEWS; u++) {
-        for (unsigned n = 0; n < bt->nfilled[u]; n++)
-            bt->jump[u][bt->filled[u][n]].neg = 1; /* matches no canonical RIP of this slot */
-        bt->nfilled[u] = 0;
+    u64 base;
+    __asm__ volatile("rdgsbase %0" : "=r"(base));
+    return base;
+}
+
+/* --- jump tables --- */
+
+static u64 *tags(const struct bt_cpu *bt, unsigned view)
+{
+    return (u64 *)((u8 *)cpu_window(bt->cpu) + BT_TAGS(view));
+}
+
+static u64 *codes(const struct bt_cpu *bt, unsigned view)
+{
+    return (u64 *)((u8 *)cpu_window(bt->cpu) + BT_CODES(view));
+}
+
+/* What no RIP of this slot looks like. */
+static u64 no_tag(unsigned slot)
+{
+    return slot == 0;
+}
+
+static void clear_view(struct bt_cpu *bt, unsigned view)
+{
+    u64 *tag = tags(bt, view);
+    for (unsigned n = 0; n < bt->nfilled[view]; n++)
+        tag[bt->filled[view][n]] = no_tag(bt->filled[view][n]);
+    bt->nfilled[view] = 0;
+}
+
+/* No return is predicted any more. */
+static void reset_stack(struct bt_cpu *bt, unsigned view)
+{
+    bt->esp[view] = (u64)cpu_window(bt->cpu) + (u64)BT_STACK_BASE(view);
+    if (view == bt->view)
+        bt->cpu->emitted[BT_ESP] = bt->esp[view];
+}
+
+static void forget_jumps(struct bt_cpu *bt)
+{
+    for (unsigned v = 0; v < BT_VIEWS; v++) {
+        clear_view(bt, v);
+        reset_stack(bt, v);
     }
 }
 
-static void unjoin(struct bt_cpu *bt)
+static void remember(struct bt_cpu *bt, unsigned view, u64 tag, const u8 *code)
 {
-    for (unsigned n = 0; n < bt->njoined; n++)
-        emit_patch(bt->joined[n], bt->joined[n] + 4);
-    bt->njoined = 0;
+    unsigned slot = tag & (BT_JUMPS - 1);
+    u64 *t = tags(bt, view);
+    if (t[slot] == no_tag(slot)) {
+        if (bt->nfilled[view] == BT_JUMPS)
+            clear_view(bt, view);
+        bt->filled[view][bt->nfilled[view]++] = (u16)slot;
+    }
+    t[slot] = tag;
+    codes(bt, view)[slot] = (u64)code;
 }
+
+/* --- dropping --- */
 
 static void drop_all(struct bt_cpu *bt)
 {
-    clear_jumps(bt);
-    bt->njoined = bt->nlinks = 0;
+    forget_jumps(bt);
+    bt->nfaults = 0;
     bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
 }
 
@@ -61,44 +111,141 @@ static void catch_up(struct cpu *c, struct bt_cpu *bt)
         drop_all(bt);
     }
     u32 code_epoch = atomic_load_explicit(&c->mem->code_epoch, memory_order_acquire);
-    if (bt->code_epoch != code_epoch) { /* some page's code: entries and joints may be stale */
+    if (bt->code_epoch != code_epoch || bt->epoch != c->map_epoch) {
         bt->code_epoch = code_epoch;
-        unjoin(bt);
-        clear_jumps(bt);
-    }
-    if (bt->epoch != c->map_epoch) {
         bt->epoch = c->map_epoch;
-        clear_jumps(bt);
+        forget_jumps(bt);
     }
+    cpu_shadow_catch_up(c);
 }
 
-void bt_wrote(struct cpu *c, u64 host)
+/* --- from emitted code --- */
+
+static const struct op *site_op(const struct bt_cpu *bt, const struct bt_site *s)
 {
-    u64 page = (_Atomic u64 *)c->emitted[BT_CODE] - c->mem->code_map;
-    unsigned off = host & PAGE_MASK;
-    mem_code_written(c->mem, page, off, min_u64(16, PAGE_SIZE - off)); /* no store is wider */
+    return (const struct op *)(bt->interp.arena + s->op);
+}
+
+static void run_body(struct cpu *c, struct bt_cpu *bt, const struct bt_site *s)
+{
+    const struct op *op = site_op(bt, s);
+    bt->bodies++;
+    c->reg[X86_SLOT_RIP] = bt_site_rip(c, s);
+    c->insn = &op->i;
+    op->fn(c, &op->i);
+    c->insn = NULL;
+}
+
+/* In emitted code again, unless something has happened; it is seen, or this is (demand_leave()). */
+static const u8 *go_on(struct cpu *c, const u8 *at)
+{
+    c->emitted[BT_IN_CODE] = 1;
+    __asm__ volatile("" : : : "memory");
+    if (likely(!atomic_load_explicit(&c->poll, memory_order_relaxed)))
+        return at;
+    c->emitted[BT_IN_CODE] = 0;
+    return NULL;
+}
+
+/* If the body has sent the FP state home, it is fetched again for the code that counts on it. */
+static bool fpu_as_it_was(struct cpu *c, const struct bt_site *s, u32 off)
+{
+    if (!(s->flags & SITE_FPU) || off == *(u32 *)c->fpu_off)
+        return true;
+    cpu_fpu_ready(c, FPU_SSE);
+    return off == *(u32 *)c->fpu_off;
+}
+
+static const u8 *body_then(struct cpu *c, struct bt_cpu *bt, const struct bt_site *s)
+{
+    u32 off = *(u32 *)c->fpu_off;
+    run_body(c, bt, s);
+    if (c->code_stale || s->flags & SITE_LEAVE || !fpu_as_it_was(c, s, off))
+        return NULL;
+    return go_on(c, (const u8 *)s + s->retry + s->resume);
+}
+
+const u8 *bt_body(struct cpu *c, const struct bt_site *s)
+{
+    return body_then(c, c->engine, s);
+}
+
+const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la)
+{
+    struct bt_cpu *bt = c->engine;
+    const struct op *op = site_op(bt, s);
+    bt->misses++;
+    c->reg[X86_SLOT_RIP] = bt_site_rip(c, s);
+    c->insn = &op->i;
+    bool filled = cpu_shadow_fill(c, la, s->size, s->flags & SITE_WRITE);
+    c->insn = NULL;
+    if (!filled)
+        return body_then(c, bt, s);
+    const u8 *at = go_on(c, (const u8 *)s + s->retry);
+    if (!at)
+        c->reg[X86_SLOT_RIP] -= op->i.len;
+    return at;
+}
+
+/* Nothing but RIP has changed that emitted code counts on. */
+static bool undisturbed(struct cpu *c, const struct bt_cpu *bt)
+{
+    return !c->code_stale && !cpu_event_pending(c) && c->activity == CPU_RUNNING &&
+           bt->epoch == c->map_epoch && !c->shadow_ss && !c->exc.pending &&
+           bt->code_epoch == atomic_load_explicit(&c->mem->code_epoch, memory_order_relaxed);
+}
+
+static int view_of(const struct cpu *c)
+{
+    unsigned m = (unsigned)(c->tlb - c->tlbs[0]) >> TLB_BITS;
+    return m == TLB_STRICT ? -1 : (int)bt_view(m, c->mode == X86_MODE64);
+}
+
+const u8 *bt_next(struct cpu *c, const struct bt_site *s)
+{
+    struct bt_cpu *bt = c->engine;
+    run_body(c, bt, s);
+    if (!undisturbed(c, bt) || view_of(c) != bt->view || c->mode != X86_MODE64 ||
+        c->reg[X86_SLOT_RIP] != bt_site_rip(c, s))
+        return NULL;
+    return go_on(c, (const u8 *)s + s->retry + s->resume);
+}
+
+/* Emitted code goes on in this view. */
+static void enter_view(struct cpu *c, struct bt_cpu *bt, unsigned view)
+{
+    if (bt->view == view)
+        return;
+    bt->esp[bt->view] = c->emitted[BT_ESP];
+    bt->view = (u8)view;
+    c->emitted[BT_ESP] = bt->esp[view];
+}
+
+const u8 *bt_jump(struct cpu *c, const struct bt_site *s)
+{
+    struct bt_cpu *bt = c->engine;
+    run_body(c, bt, s);
+    int view = view_of(c);
+    if (view < 0 || c->mode != X86_MODE64 || !undisturbed(c, bt))
+        return NULL;
+    u64 tag = c->reg[X86_SLOT_RIP] + (BT_USER((unsigned)view) ? c->emitted[BT_SALT] : 0);
+    unsigned slot = tag & (BT_JUMPS - 1);
+    if (tags(bt, (unsigned)view)[slot] != tag)
+        return NULL;
+    enter_view(c, bt, (unsigned)view);
+    c->emitted[BT_R14] = tag;
+    return go_on(c, (const u8 *)codes(bt, (unsigned)view)[slot]);
 }
 
 /* --- running --- */
 
-static void remember(struct bt_cpu *bt, unsigned view, u64 rip, u8 *code)
+/* Points the exit that was taken to the block that it led to. */
+static void join(struct cpu *c, struct bt_cpu *bt, const struct bt_exit *x, struct block *b)
 {
-    u32 slot = rip & (BT_JUMPS - 1);
-    struct bt_jump *j = &bt->jump[view][slot];
-    if (j->neg == -rip && j->code == code)
+    unsigned m = bt->view % 3;
+    if (!x || !x->patch || (b->gpa & PAGE_MASK) != (unsigned)x->offset || !b->near[m])
         return;
-    if (bt->nfilled[view] == BT_JUMPS)
-        clear_jumps(bt);
-    bt->filled[view][bt->nfilled[view]++] = slot;
-    *j = (struct bt_jump){.neg = -rip, .code = code};
-}
-
-static void join(struct bt_cpu *bt, const struct bt_link *l, const struct block *b)
-{
-    if (!l || (b->gpa & ~PAGE_MASK) != l->page)
-        return;
-    emit_patch(l->site, b->code + BT_PROLOGUE);
-    bt->joined[bt->njoined++] = l->site;
+    emit_patch((u8 *)x + x->patch, bt->code + (x->offset <= x->from ? b->check[m] : b->near[m]));
 }
 
 static bool flat(const struct cpu *c, unsigned seg, bool write)
@@ -113,6 +260,8 @@ static bool flat(const struct cpu *c, unsigned seg, bool write)
  */
 static bool translatable(const struct cpu *c)
 {
+    if (c->tlb == c->tlbs[TLB_STRICT])
+        return false;
     if (likely(c->mode == X86_MODE64))
         return true;
     return c->mode == X86_MODE32 && c->seg[SS].attr & SEG_DB && !c->seg[CS].base &&
@@ -120,21 +269,24 @@ static bool translatable(const struct cpu *c)
            flat(c, SS, true);
 }
 
-/* The block's translation, made when it has come back often enough; NULL: interpret it. */
-static u8 *translation(struct cpu *c, struct bt_cpu *bt, struct block *b)
+/* The block has a translation for the mode: made when it has come back often enough. */
+static bool translated(struct cpu *c, struct bt_cpu *bt, struct block *b, unsigned mode)
 {
-    if (b->code || b->crosses)
-        return b->code;
-    if (b->heat < bt->hot) {
+    if (b->crosses || b->far[mode])
+        return b->far[mode] != 0;
+    if (!b->near[mode] && b->heat < bt->hot) {
         b->heat++;
-        return NULL;
+        return false;
     }
-    if ((size_t)(bt->code_end - bt->at) < BT_BLOCK_ROOM) {
+    if ((size_t)(bt->code_end - bt->at) < BT_REGION_ROOM || bt->nfaults + 1024 > BT_FAULTS_MAX) {
         interp_cache_flush(&bt->interp);
         catch_up(c, bt);
-        return NULL;
+        return false;
     }
-    return b->code = bt_translate(c, bt, b);
+    if (!b->near[mode] && !bt_translate(c, bt, b))
+        return false;
+    bt_make_entries(c, bt, b);
+    return true;
 }
 
 /* 64-bit code has branched to where RIP cannot be: undone, so that the body can fault. */
@@ -155,10 +307,35 @@ static void undo_branch(struct cpu *c)
     cpu_insn_step(c);
 }
 
+/* Runs translations from this block on, until they leave; the exit that they left by, or NULL. */
+static const struct bt_exit *enter(struct cpu *c, struct bt_cpu *bt, const struct block *b)
+{
+    u64 rip = c->reg[X86_SLOT_RIP];
+    unsigned view = bt->view;
+    u64 tag = rip + (BT_USER(view) ? c->emitted[BT_SALT] : 0);
+    const u8 *code = bt->code + b->far[view % 3];
+    remember(bt, view, tag, code);
+    c->emitted[BT_R14] = tag;
+    c->emitted[BT_RESUME] = (u64)code;
+    c->emitted[BT_LINK] = 0;
+    c->emitted[BT_BRANCH] = BT_BRANCH_NONE;
+    bt->entered++;
+    bt_enter();
+    const struct bt_exit *x = (const struct bt_exit *)c->emitted[BT_LINK];
+    if (x)
+        c->reg[X86_SLOT_RIP] = (c->emitted[BT_VBASE] + (u64)(s64)x->offset) & c->la_mask;
+    else if (unlikely(!x86_canonical(c->reg[X86_SLOT_RIP])))
+        undo_branch(c);
+    return x;
+}
+
 static void run_blocks(struct cpu *c, struct bt_cpu *bt)
 {
-    struct bt_link *link = NULL;
-    while (likely(!cpu_event_pending(c)) && c->activity == CPU_RUNNING) {
+    const struct bt_exit *link = NULL;
+    for (;;) {
+        atomic_store(&c->poll, 0);
+        if (unlikely(cpu_event_pending(c)) || c->activity != CPU_RUNNING)
+            return;
         u64 flushes = bt->interp.flushes;
         struct block *b = interp_find(c, &bt->interp);
         c->code_stale = false;
@@ -172,41 +349,125 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt)
         }
         catch_up(c, bt);
         flushes = bt->interp.flushes;
-        u8 *code = translatable(c) ? translation(c, bt, b) : NULL;
+        bool can = translatable(c);
+        unsigned view = can ? (unsigned)view_of(c) : 0;
+        if (view != bt->view)
+            link = NULL;
+        if (can)
+            enter_view(c, bt, view);
+        bool ready = can && translated(c, bt, b, view % 3);
         if (bt->interp.flushes != flushes) { /* b is gone */
             link = NULL;
             continue;
         }
-        if (!code) {
+        if (!ready) {
             interp_run_block(c, &bt->interp, b);
             link = NULL;
             continue;
         }
-        unsigned view = (c->cpl == 3) | (c->mode == X86_MODE64) << 1;
-        remember(bt, view, c->reg[X86_SLOT_RIP], code);
-        if (bt->njoined < LINKS_MAX)
-            join(bt, link, b);
-        c->emitted[BT_JTAB] = (u64)bt->jump[view];
-        c->emitted[BT_LINK] = 0;
-        c->emitted[BT_BRANCH] = BT_BRANCH_NONE;
-        bt->entered++;
-        bt_enter(c, code);
-        if (unlikely(!x86_canonical(c->reg[X86_SLOT_RIP])))
-            undo_branch(c);
-        link = (struct bt_link *)c->emitted[BT_LINK];
+        join(c, bt, link, b);
+        link = enter(c, bt, b);
     }
 }
 
-static u64 swap_gs(u64 base)
+/* --- other CPUs --- */
+
+/* Waits until this CPU has left emitted code, or was not there. */
+static void demand_leave(const struct bt_cpu *bt)
 {
-    u64 was;
-    __asm__ volatile("rdgsbase %0\n\twrgsbase %1" : "=&r"(was) : "r"(base));
-    return was;
+    struct cpu *c = bt->cpu;
+    _Atomic u64 *in = (_Atomic u64 *)&c->emitted[BT_IN_CODE];
+    for (unsigned n = 0; atomic_load(in) && atomic_load(&c->poll); n++)
+        if (n < 100)
+            __builtin_ia32_pause();
+        else
+            sched_yield();
 }
 
-/* With guest RSP in RSP no signal may arrive on this thread's stack. */
-static void block_signals(sigset_t *was)
+/* A page gets its first code: nobody may write to it without asking any more (mem.h). */
+static void on_code_page(void *arg, u64 page)
 {
+    struct bt *en = arg;
+    bool wait[ARRAY_SIZE(en->cpu)] = {false}, any = false;
+    u64 gs = get_gs();
+    for (unsigned n = 0; n < en->ncpus; n++) {
+        struct bt_cpu *bt = en->cpu[n];
+        bool own = (u64)cpu_window(bt->cpu) == gs;
+        wait[n] = cpu_shadow_drop_writer(bt->cpu, page, own) && !own;
+        any |= wait[n];
+        if (wait[n])
+            atomic_store(&bt->cpu->poll, 1);
+    }
+    if (!any)
+        return;
+    mem_fence_all_threads();
+    for (unsigned n = 0; n < en->ncpus; n++)
+        if (wait[n])
+            demand_leave(en->cpu[n]);
+}
+
+/* --- the thread's part --- */
+
+static void set_gs(u64 base)
+{
+    __asm__ volatile("wrgsbase %0" : : "r"(base));
+}
+
+static NORETURN void crash(void)
+{
+    signal(SIGSEGV, SIG_DFL);
+    raise(SIGSEGV);
+    abort();
+}
+
+static const struct bt_fault *find_fault(const struct bt_cpu *bt, u32 at)
+{
+    unsigned lo = 0, hi = bt->nfaults;
+    while (lo < hi) {
+        unsigned mid = (lo + hi) / 2;
+        if (bt->fault[mid].at < at)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < bt->nfaults && bt->fault[lo].at == at ? &bt->fault[lo] : NULL;
+}
+
+/*
+ * SIGSEGV in emitted code: an access through an entry of another page goes to its out-of-line part;
+ * a full prediction stack is begun anew. Anything else is a bug of ours, and ends the process.
+ */
+static void on_fault(int sig, siginfo_t *si, void *context)
+{
+    greg_t *reg = ((ucontext_t *)context)->uc_mcontext.gregs;
+    u64 gs = get_gs();
+    if (!gs)
+        crash();
+    struct cpu *c = (struct cpu *)(gs - CPU_SPAN);
+    struct bt_cpu *bt = c->engine;
+    u64 at = (u64)reg[REG_RIP] - (u64)bt->code;
+    if (at >= BT_CODE_SIZE)
+        crash();
+    bt->faults++;
+    for (unsigned v = 0; v < BT_VIEWS; v++)
+        if ((u64)si->si_addr - (gs + (u64)BT_STACK(v)) < PAGE_SIZE) {
+            reg[REG_RSP] = (greg_t)(gs + (u64)BT_STACK_BASE(v));
+            return;
+        }
+    const struct bt_fault *f = find_fault(bt, (u32)at);
+    if (!f)
+        crash();
+    reg[REG_RIP] = (greg_t)(bt->code + f->cold);
+}
+
+/* Signals go to a stack of their own: emitted code has next to none. Others than faults wait. */
+static void prepare_thread(struct bt_cpu *bt, sigset_t *was)
+{
+    stack_t st = {.ss_sp = bt->sigstack, .ss_size = bt->sigstack_size};
+    if (!bt->has_thread || !pthread_equal(bt->thread, pthread_self()))
+        sigaltstack(&st, NULL);
+    bt->has_thread = true;
+    bt->thread = pthread_self();
     sigset_t all;
     sigfillset(&all);
     sigdelset(&all, SIGFPE);
@@ -233,12 +494,13 @@ static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_r
         return;
     }
     sigset_t was;
-    block_signals(&was);
-    u64 gs = swap_gs((u64)c);
+    prepare_thread(c->engine, &was);
+    u64 gs = get_gs();
+    set_gs((u64)cpu_window(c));
     *res = (struct engine_result){.exit = EXIT_BUDGET};
     loop(c, c->engine, res);
     cpu_leave(c);
-    swap_gs(gs);
+    set_gs(gs);
     pthread_sigmask(SIG_SETMASK, &was, NULL);
 }
 
@@ -269,9 +531,13 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     }
     en->engine.ops = &engine_bt;
     en->cfg = *cfg;
+    pthread_mutex_init(&en->lock, NULL);
     /* For tests: translate at once, or never. */
     const char *hot = getenv("POPF_BT_HOT");
     en->hot = hot ? (u8)min_u64(strtoul(hot, NULL, 10), UINT8_MAX) : HOT;
+    struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigemptyset(&sa.sa_mask);
+    sigaction(SIGSEGV, &sa, NULL);
     return &en->engine;
 }
 
@@ -288,35 +554,55 @@ static void *reserve(size_t size, int prot)
 
 static void put_stubs(struct bt_cpu *bt)
 {
-    const u8 *const target[BT_STUBS] = {
-        [BT_STUB_JUMP_TO] = bt_jump_to,   [BT_STUB_LEAVE] = bt_leave,
-        [BT_STUB_BODY] = bt_body,         [BT_STUB_BODY_SAVED] = bt_body_saved,
-        [BT_STUB_BODY_END] = bt_body_end, [BT_STUB_BODY_END_SAVED] = bt_body_end_saved,
-        [BT_STUB_WROTE] = bt_wrote_code,  [BT_STUB_WROTE_SAVED] = bt_wrote_code_saved,
-        [BT_STUB_BODY_FPU] = bt_body_fpu, [BT_STUB_BODY_FPU_SAVED] = bt_body_fpu_saved,
-        [BT_STUB_FPU] = bt_fpu,           [BT_STUB_FPU_SAVED] = bt_fpu_saved,
+    const u8 *const target[BT_STUB_SENTINEL] = {
+        [BT_STUB_BODY] = bt_stub_body,       [BT_STUB_BODY_SAVED] = bt_stub_body_saved,
+        [BT_STUB_NEXT] = bt_stub_next,       [BT_STUB_NEXT_SAVED] = bt_stub_next_saved,
+        [BT_STUB_JUMP] = bt_stub_jump,       [BT_STUB_JUMP_SAVED] = bt_stub_jump_saved,
+        [BT_STUB_BODY_AT] = bt_stub_body_at, [BT_STUB_MISS] = bt_stub_miss,
+        [BT_STUB_FPU] = bt_stub_fpu,         [BT_STUB_FPU_SAVED] = bt_stub_fpu_saved,
+        [BT_STUB_EXIT] = bt_stub_exit,       [BT_STUB_EXIT_SAVED] = bt_stub_exit_saved,
+        [BT_STUB_GOTO] = bt_stub_goto,
     };
-    for (unsigned n = 0; n < BT_STUBS; n++) {
+    for (unsigned n = 0; n < BT_STUB_SENTINEL; n++) {
         struct emit e = {bt->code + n * BT_STUB_SIZE};
         emit_jmp_far(&e, target[n]);
     }
-    bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
+    bt_make_stubs(bt);
 }
 
 static void free_tables(struct bt_cpu *bt)
 {
     if (bt->code)
         munmap(bt->code, BT_CODE_SIZE);
-    if (bt->link)
-        munmap(bt->link, LINKS_MAX * sizeof(*bt->link));
-    if (bt->joined)
-        munmap(bt->joined, LINKS_MAX * sizeof(*bt->joined));
-    for (unsigned u = 0; u < BT_VIEWS; u++) {
-        if (bt->jump[u])
-            munmap(bt->jump[u], BT_JUMPS * sizeof(struct bt_jump));
-        if (bt->filled[u])
-            munmap(bt->filled[u], BT_JUMPS * sizeof(u32));
+    if (bt->fault)
+        munmap(bt->fault, BT_FAULTS_MAX * sizeof(*bt->fault));
+    if (bt->sigstack)
+        munmap(bt->sigstack, bt->sigstack_size);
+    for (unsigned v = 0; v < BT_VIEWS; v++)
+        if (bt->filled[v])
+            munmap(bt->filled[v], BT_JUMPS * sizeof(u16));
+    bt_tr_free(bt->tr);
+}
+
+/* Jump tables and prediction stacks, in the room below struct cpu. */
+static int make_views(struct bt_cpu *bt)
+{
+    u8 *gs = cpu_window(bt->cpu);
+    if (mprotect(gs + BT_TAGS(0), BT_VIEWS * BT_VIEW_SIZE, PROT_READ | PROT_WRITE))
+        return -1;
+    for (unsigned v = 0; v < BT_VIEWS; v++) {
+        if (mprotect(gs + BT_STACK(v) + PAGE_SIZE, BT_STACK_SIZE, PROT_READ | PROT_WRITE))
+            return -1;
+        u64 *base = (u64 *)(gs + BT_STACK_BASE(v));
+        for (unsigned n = 0; n < 8; n++)
+            base[n] = (u64)bt->code + (BT_STUB_SENTINEL + v) * BT_STUB_SIZE;
+        tags(bt, v)[0] = no_tag(0); /* all zero, it would match RIP 0 */
+        bt->filled[v] = reserve(BT_JUMPS * sizeof(u16), PROT_READ | PROT_WRITE);
+        if (!bt->filled[v])
+            return -1;
+        reset_stack(bt, v);
     }
+    return 0;
 }
 
 static int make_tables(struct bt_cpu *bt, struct err *e)
@@ -326,18 +612,36 @@ static int make_tables(struct bt_cpu *bt, struct err *e)
         return err_errno(e, "cannot have memory that is writable and executable "
                             "(use --engine interp)");
     bt->code_end = bt->code + BT_CODE_SIZE;
-    bt->link = reserve(LINKS_MAX * sizeof(*bt->link), PROT_READ | PROT_WRITE);
-    bt->joined = reserve(LINKS_MAX * sizeof(*bt->joined), PROT_READ | PROT_WRITE);
-    bool ok = bt->link && bt->joined;
-    for (unsigned u = 0; u < BT_VIEWS; u++) {
-        bt->jump[u] = reserve(BT_JUMPS * sizeof(struct bt_jump), PROT_READ | PROT_WRITE);
-        bt->filled[u] = reserve(BT_JUMPS * sizeof(u32), PROT_READ | PROT_WRITE);
-        ok = ok && bt->jump[u] && bt->filled[u];
-    }
-    if (!ok)
+    bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
+    bt->fault = reserve(BT_FAULTS_MAX * sizeof(*bt->fault), PROT_READ | PROT_WRITE);
+    bt->sigstack_size = 16 * KiB + align_up(max_u64(getauxval(AT_MINSIGSTKSZ), 4096), PAGE_SIZE);
+    bt->sigstack = reserve(bt->sigstack_size, PROT_READ | PROT_WRITE);
+    bt->tr = bt_tr_new();
+    if (!bt->fault || !bt->sigstack || !bt->tr || make_views(bt))
         return err_errno(e, "cannot allocate the translator's tables");
-    bt->links_max = LINKS_MAX;
     return 0;
+}
+
+static void enlist(struct bt *en, struct bt_cpu *bt)
+{
+    pthread_mutex_lock(&en->lock);
+    assert(en->ncpus < ARRAY_SIZE(en->cpu));
+    en->cpu[en->ncpus++] = bt;
+    pthread_mutex_unlock(&en->lock);
+    struct mem *m = bt->cpu->mem;
+    m->code_page = on_code_page;
+    m->code_page_arg = en;
+}
+
+static void delist(struct bt *en, const struct bt_cpu *bt)
+{
+    pthread_mutex_lock(&en->lock);
+    for (unsigned n = 0; n < en->ncpus; n++)
+        if (en->cpu[n] == bt)
+            en->cpu[n--] = en->cpu[--en->ncpus];
+    if (!en->ncpus)
+        bt->cpu->mem->code_page = NULL;
+    pthread_mutex_unlock(&en->lock);
 }
 
 static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
@@ -346,27 +650,33 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
     struct bt_cpu *bt = calloc(1, sizeof(*bt));
     if (!bt)
         return err_set(e, "out of memory creating a virtual CPU");
+    bt->cpu = c;
     size_t arena = max_u64(6 * MiB / (b->cfg.ncpus ? b->cfg.ncpus : 1), 1 * MiB);
-    if (make_tables(bt, e) < 0 || interp_cache_init(&bt->interp, arena, e) < 0) {
+    if (cpu_shadow_init(c, e) < 0 || make_tables(bt, e) < 0 ||
+        interp_cache_init(&bt->interp, arena, e) < 0) {
+        cpu_shadow_free(c);
         free_tables(bt);
         free(bt);
         return -1;
     }
     put_stubs(bt);
     bt->hot = b->hot;
-    for (unsigned u = 0; u < BT_VIEWS; u++)
-        bt->jump[u][0].neg = 1; /* all zero, it would match RIP 0 */
     bt->interp.fpu_gen = cpu_fpu_generation(c);
     c->engine = bt;
     c->emitted[BT_SELF] = (u64)c;
+    enlist(b, bt);
     return 0;
 }
 
 static void cpu_detach(struct engine *en, struct cpu *c)
 {
     struct bt_cpu *bt = c->engine;
+    delist((struct bt *)en, bt);
+    if (bt->has_thread && pthread_equal(bt->thread, pthread_self()))
+        sigaltstack(&(stack_t){.ss_flags = SS_DISABLE}, NULL);
     interp_cache_free(&bt->interp);
     free_tables(bt);
+    cpu_shadow_free(c);
     free(bt);
     c->engine = NULL;
 }
@@ -386,9 +696,12 @@ static void stats(struct engine *en, struct cpu *c, void (*line)(void *arg, cons
     const struct bt_cpu *bt = c->engine;
     char text[200];
     snprintf(text, sizeof(text),
-             "cpu%u: %llu blocks translated to %llu KiB, entered %llu times from the monitor",
-             c->id, (unsigned long long)bt->translated, (unsigned long long)bt->bytes >> 10,
-             (unsigned long long)bt->entered);
+             "cpu%u: %llu blocks in %llu regions translated to %llu KiB, entered %llu times; %llu "
+             "misses, %llu bodies, %llu faults",
+             c->id, (unsigned long long)bt->translated, (unsigned long long)bt->regions,
+             (unsigned long long)bt->bytes >> 10, (unsigned long long)bt->entered,
+             (unsigned long long)bt->misses, (unsigned long long)bt->bodies,
+             (unsigned long long)bt->faults);
     line(arg, text);
     engine_interp.stats(en, c, line, arg);
 }

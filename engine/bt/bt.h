@@ -1,51 +1,50 @@
 /*
- * bt.h - the binary translator: guest code is rewritten, block by block, and run as it is.
+ * bt.h - the binary translator: guest code is rewritten, a region at a time, and run as it is.
  *
  * It stands on the interpreter: blocks are found and decoded by it (interp.h), run by it the first
- * few times, and translated when they come back. Every instruction that is not emitted calls the
- * interpreter's C body; so does every emitted memory access that misses the software TLB: the
- * out-of-line part of an instruction is always "call its body, go on after it". 16-bit code, and
- * 32-bit code whose segments are not flat, is interpreted.
+ * few times, and translated when they come back, with what they lead to in the same page. Every
+ * instruction that is not emitted calls the interpreter's C body. 16-bit code, and 32-bit code
+ * whose segments are not flat, is interpreted.
  *
  * In emitted code
- *   RAX..R12, RSP and the arithmetic flags of the host are the guest's;
- *   R13, R14, R15 are the translator's, and the guest's are in cpu.reg[];
- *   GS points to struct cpu; there is no stack.
- * A block is translated for a physical page, so it knows only its offset: emitted[BT_VBASE] holds
- * what RIP is at the page's start.
+ *   RAX..R12 but RSP, and the arithmetic flags of the host, are the guest's; guest RSP is in R15,
+ *   guest R13..R15 are in cpu.reg[]; R13 and R14 are the translator's;
+ *   GS points to cpu_window(), so that struct cpu is at negative offsets and the shadow table
+ *   (cpu_shadow.h) at 0;
+ *   RSP is a stack of return predictions of the current view: a guest CALL pushes the guest's
+ * return address and is a host CALL; a guest RET is a host RET to behind that CALL, where the
+ * address that the guest returns to is compared with the one pushed. When it runs over, its guard
+ * page makes the SIGSEGV handler begin it anew; when it runs out, there is bt_cpu.sentinel. Code is
+ * translated for a physical page, a mode and the kind of its accesses (the view), so it knows only
+ * its offset: emitted[BT_VBASE] holds what RIP is at the page's start.
+ *
+ * Three ways into a block's code:
+ *   near   within the page: the flags that are live are in the host's;
+ *   check  near, with a look at cpu.poll first: every loop has one;
+ *   far    from elsewhere, through the view's jump table: R14 = RIP (+ salt), all flags in
+ * cpu.aflags.
  */
 #ifndef POPF_BT_H
 #define POPF_BT_H
 
+#include "cpu/cpu_shadow.h"
 #include "engine/interp/interp.h"
 
-/* Indices into cpu.emitted[]. ORDER BT_WORD: bt_entry.S has them too. */
+/* Indices into cpu.emitted[]. */
 enum bt_word {
     BT_HOST_RSP, /* the monitor's stack while emitted code runs */
+    BT_ESP,      /* the view's prediction stack while the monitor runs */
     BT_VBASE,    /* RIP at the start of the current block's page */
-    BT_RESUME,   /* where to go on after a C body */
+    BT_R14,      /* R14 on entry */
+    BT_RESUME,   /* where to enter */
+    BT_LINK,     /* struct bt_exit * that was taken, 0 if none */
+    BT_SELF,     /* struct cpu * */
+    BT_BRANCH,   /* the indirect branch taken last: BT_BRANCH_WORD */
+    BT_TARGET,   /* of an indirect call, while its return address is pushed; value of a PUSH */
+    BT_IN_CODE,  /* 1 while emitted code runs: other CPUs wait for it to be 0 */
+    BT_SALT,     /* of the user views' jump table: the address space */
     BT_SCRATCH,
-    BT_LINK,   /* struct bt_link of the exit taken, 0 if none */
-    BT_JTAB,   /* table of jump targets for the current privilege */
-    BT_SELF,   /* struct cpu * */
-    BT_BRANCH, /* the indirect branch taken last: BT_BRANCH_WORD */
-    BT_TARGET, /* of an indirect call, while its return address is pushed; value of a PUSH */
-    BT_CODE,   /* the word of mem.code_map for the page being written */
 };
-
-/* A direct exit that can be joined to its target in the same page. */
-struct bt_link {
-    u8 *site;   /* the rel32 to patch; it goes to the next instruction while not joined */
-    gpa_t page; /* of both ends */
-};
-
-/* RIP -> emitted code. `neg` is -RIP, so that a comparison needs no flags. */
-struct bt_jump {
-    u64 neg;
-    u8 *code;
-};
-#define BT_JUMP_BITS 16
-#define BT_JUMPS     (1u << BT_JUMP_BITS)
 
 /*
  * An indirect branch has been committed by the time that its target turns out not to be canonical:
@@ -54,75 +53,143 @@ struct bt_jump {
 #define BT_BRANCH_WORD(at, kind, imm) ((u32)(at) | (u32)(kind) << 12 | (u32)(imm) << 16)
 enum bt_branch { BT_BRANCH_NONE, BT_BRANCH_JMP, BT_BRANCH_CALL, BT_BRANCH_RET };
 
-/* Who looks up a RIP: CPL 0..2 or 3, in 64- or 32-bit code. */
-#define BT_VIEWS 4
+/* Data behind the CALL of a stub. */
+
+/* An instruction to be done by its body. */
+struct bt_site {
+    u32 op;     /* struct op, from the start of the interpreter's arena */
+    s32 retry;  /* from here: where the access is tried again, once the shadow table knows the page
+                 */
+    u16 resume; /* from there: behind the instruction */
+    u16 next;   /* offset in the page behind the instruction */
+    u8 size;    /* of the access; level of FP state wanted */
+    u8 flags;   /* SITE_x */
+} __attribute__((packed));
+enum { SITE_WRITE = 1, SITE_FPU = 2, SITE_LEAVE = 4 };
+
+/* An exit to an offset of the same page. */
+struct bt_exit {
+    s32 patch;  /* the rel32 that can be pointed to its target, from here; 0: none */
+    s32 offset; /* of the target from the page's start */
+    u16 from;   /* offset of what leaves: an exit backwards is joined to a check */
+} __attribute__((packed));
+
+/* Modes of access (enum tlb_mode but TLB_STRICT), in 32- and 64-bit code. */
+#define BT_VIEWS 6
+static inline unsigned bt_view(unsigned tlb_mode, bool is64)
+{
+    return tlb_mode + (is64 ? 3 : 0);
+}
+#define BT_USER(view) ((view) % 3 == TLB_USER)
+
+/*
+ * A view's jump table, in the room below struct cpu: by the low 16 bits of RIP, RIP (+ salt) and
+ * far entry. And its prediction stack, a guard page first.
+ */
+#define BT_JUMPS      65536u
+#define BT_VIEW_SIZE  (2 * 8ull * BT_JUMPS)
+#define BT_TAGS(v)    ((s64)(v) * (s64)BT_VIEW_SIZE - (s64)(CPU_SPAN + CPU_ROOM)) /* from GS */
+#define BT_CODES(v)   (BT_TAGS(v) + 8 * (s64)BT_JUMPS)
+#define BT_STACK_SIZE (16 * KiB)
+#define BT_STACK(v)                                                                                \
+    ((s64)(BT_VIEWS * BT_VIEW_SIZE + (v) * (BT_STACK_SIZE + PAGE_SIZE)) -                          \
+     (s64)(CPU_SPAN + CPU_ROOM))
+#define BT_STACK_BASE(v) (BT_STACK(v) + (s64)PAGE_SIZE + (s64)BT_STACK_SIZE - 64)
+static_assert(BT_VIEWS * (BT_VIEW_SIZE + BT_STACK_SIZE + PAGE_SIZE) <= CPU_ROOM,
+              "it is all there is");
+
+/* Where a host SIGSEGV may come from: offsets in the code of an access and of what to do instead.
+ */
+struct bt_fault {
+    u32 at, cold;
+};
+
+struct tr;
 
 struct bt_cpu {
     struct interp_cpu interp; /* first: the interpreter finds itself in cpu.engine */
-    u8 *code, *code_end;      /* emitted code, writable and executable */
-    u8 *at;                   /* free from here */
-    struct bt_link *link;
-    unsigned nlinks, links_max;
-    u8 **joined; /* sites that have been patched */
-    unsigned njoined;
-    struct bt_jump *jump[BT_VIEWS];
-    u32 *filled[BT_VIEWS]; /* which entries are used */
+    struct cpu *cpu;
+    struct bt *engine;
+    u8 *code, *code_end;    /* emitted code, writable and executable */
+    u8 *at;                 /* free from here */
+    struct bt_fault *fault; /* sorted */
+    unsigned nfaults;
+    struct tr *tr;         /* the translation under way */
+    u16 *filled[BT_VIEWS]; /* entries of the jump tables that are used */
     unsigned nfilled[BT_VIEWS];
+    u64 esp[BT_VIEWS];
+    u8 view;
     u8 hot;         /* runs before a block is translated */
     u32 epoch;      /* cpu.map_epoch that the jump tables are for */
-    u32 code_epoch; /* mem.code_epoch that the links are for */
+    u32 code_epoch; /* mem.code_epoch likewise */
     u64 flushes_seen;
-    u64 translated, bytes, entered; /* statistics */
+    void *sigstack;
+    size_t sigstack_size;
+    pthread_t thread; /* that has it as its alternate stack */
+    bool has_thread;
+    u64 regions, translated, bytes, entered, misses, bodies, faults; /* statistics */
 };
 
-#define BT_CODE_SIZE (16 * MiB)
+#define BT_CODE_SIZE  (16 * MiB)
+#define BT_FAULTS_MAX (1u << 19)
 
 /* 0 if this host can run translations; else -1 and in *e what is missing. */
 int bt_usable(struct err *e);
 
 /* bt_entry.S: enters emitted code; comes back when it leaves, with all state in struct cpu. */
-void bt_enter(struct cpu *c, const u8 *code);
-/* Targets of emitted jumps. Names of code, not functions to call. */
-extern const u8 bt_leave[], bt_body[], bt_body_saved[], bt_body_end[], bt_body_end_saved[],
-    bt_jump_to[], bt_body_fpu[], bt_body_fpu_saved[], bt_fpu[], bt_fpu_saved[], bt_wrote_code[],
-    bt_wrote_code_saved[];
+void bt_enter(void);
+/* What emitted code calls, with data behind the call, or jumps to. Not functions. */
+extern const u8 bt_stub_body[], bt_stub_body_saved[], bt_stub_next[], bt_stub_next_saved[],
+    bt_stub_jump[], bt_stub_jump_saved[], bt_stub_body_at[], bt_stub_miss[], bt_stub_fpu[],
+    bt_stub_fpu_saved[], bt_stub_exit[], bt_stub_exit_saved[], bt_stub_goto[];
 
 /* At the start of the code cache: jumps to those, within a rel32's reach. */
 enum bt_stub {
-    BT_STUB_JUMP_TO,
-    BT_STUB_LEAVE,
-    BT_STUB_BODY,
+    BT_STUB_BODY, /* the body, then on at `resume` */
     BT_STUB_BODY_SAVED,
-    BT_STUB_BODY_END,
-    BT_STUB_BODY_END_SAVED,
-    BT_STUB_WROTE,
-    BT_STUB_WROTE_SAVED,
-    BT_STUB_BODY_FPU,
-    BT_STUB_BODY_FPU_SAVED,
+    BT_STUB_NEXT, /* the same for what ends a block but goes on with the next instruction */
+    BT_STUB_NEXT_SAVED,
+    BT_STUB_JUMP, /* the body, then on where RIP says */
+    BT_STUB_JUMP_SAVED,
+    BT_STUB_BODY_AT, /* jumped to: BODY_SAVED with R13 pointing to the data */
+    BT_STUB_MISS,    /* R14 = linear address that the shadow table does not have */
     BT_STUB_FPU,
     BT_STUB_FPU_SAVED,
-    BT_STUBS
+    BT_STUB_EXIT,
+    BT_STUB_EXIT_SAVED,
+    BT_STUB_GOTO,     /* jumped to: R14 = RIP, flags in cpu.aflags: not in the jump table */
+    BT_STUB_SENTINEL, /* from here on one for each view, and a look-up of R14 = RIP */
+    BT_STUB_LOOKUP = BT_STUB_SENTINEL + BT_VIEWS,
+    BT_STUBS = BT_STUB_LOOKUP + BT_VIEWS
 };
-#define BT_STUB_SIZE 16
+#define BT_STUB_SIZE 64
 
-/* A translation starts with this many bytes that set BT_VBASE from R14 = RIP; joined jumps skip
- * them. */
-#define BT_PROLOGUE 16
+/* RIP behind the instruction. */
+static inline u64 bt_site_rip(const struct cpu *c, const struct bt_site *s)
+{
+    return (c->emitted[BT_VBASE] + s->next) & (c->mode == X86_MODE64 ? ~0ull : 0xffffffffull);
+}
 
-/* bt_simd.c, called from bt_entry.S. */
-bool bt_fpu_enter(struct cpu *c, const struct op *op);
+/* Called by bt_entry.S: where to go on in emitted code, or NULL to leave. */
+const u8 *bt_body(struct cpu *c, const struct bt_site *s);
+const u8 *bt_next(struct cpu *c, const struct bt_site *s);
+const u8 *bt_jump(struct cpu *c, const struct bt_site *s);
+const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la);
+const u8 *bt_fpu(struct cpu *c, const struct bt_site *s); /* bt_simd.c */
 
-/* Called by emitted code: a store through host address `host` went to a page with code (BT_CODE).
- */
-void bt_wrote(struct cpu *c, u64 host);
-
-/* Room that no translation of a block exceeds. */
-#define BT_BLOCK_ROOM (64 * KiB)
+/* Room that no translation of a region exceeds. */
+#define BT_REGION_ROOM (256 * KiB)
 
 /*
- * bt_translate.c: emits code for a block, for which there must be BT_BLOCK_ROOM. NULL if the
- * guest's code was changed meanwhile: the block is stale.
+ * bt_translate.c: emits code for a block and its region, for which there must be BT_REGION_ROOM.
+ * False if the guest's code was changed meanwhile: the block is stale.
  */
-u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b);
+bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b);
+/* Makes the other ways into a translated block. */
+void bt_make_entries(struct cpu *c, struct bt_cpu *bt, struct block *b);
+/* The view's stubs. */
+void bt_make_stubs(struct bt_cpu *bt);
+struct tr *bt_tr_new(void);
+void bt_tr_free(struct tr *t);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * bt_copy.c - instructions that are copied: registers R13..R15 replaced by temporaries, a memory
- * operand by [T0].
+ * bt_copy.c - instructions that are copied: registers that are elsewhere replaced, a memory operand
+ * moved to the host's address.
  */
 #include "engine/bt/bt_tr.h"
 
@@ -77,6 +77,40 @@ static bool high_byte(const struct tr *t)
     return e || i->reg >= X86_HIGH_BYTE;
 }
 
+/* Its ModRM or opcode can stay: every register named is where the guest has it. */
+static bool in_place(const struct tr *t, unsigned reg)
+{
+    return !is_homed(reg) && reg != RSP;
+}
+
+/* A register in the opcode, or only implicit ones. */
+static void copy_no_modrm(struct tr *t)
+{
+    const struct x86_decoded *d = &t->d;
+    unsigned g = d->i.reg;
+    bool z = bt_has_operand(x86_row(&d->i), X86_O_Z);
+    if (!z || in_place(t, g)) {
+        emit_verbatim(t);
+        return;
+    }
+    unsigned h = bt_reg(t, g, T0);
+    emit_opcode(t, (d->rex & 8) | 1, (int)h);
+    emit_imm(t);
+    if (is_homed(g) && bt_operand_written(x86_row(&d->i), X86_O_Z))
+        emit_store(&t->e, T0, GS_REG(g));
+}
+
+/* 40..4f of 32-bit code, which are REX now: FF /0 and /1 instead. */
+static void copy_inc_dec(struct tr *t)
+{
+    unsigned h = host_reg(t->d.i.reg);
+    if (t->d.i.prefix & X86_PFX_66)
+        e8(&t->e, 0x66);
+    e8(&t->e, 0x40 | h >> 3);
+    e8(&t->e, 0xff);
+    e8(&t->e, 0xc0 | (t->d.op == X86_DEC) << 3 | (h & 7));
+}
+
 /* Registers only. */
 static void copy_registers(struct tr *t)
 {
@@ -84,76 +118,67 @@ static void copy_registers(struct tr *t)
     const struct x86_row *row = x86_row(&d->i);
     unsigned g = d->i.reg, rm = d->i.rm;
     if (t->word == 4 && (d->op == X86_INC || d->op == X86_DEC) && !d->modrm_at) {
-        if (d->i.prefix & X86_PFX_66) /* 40..4f are REX now: FF /0 and /1 instead */
-            e8(&t->e, 0x66);
-        e8(&t->e, 0xff);
-        e8(&t->e, 0xc0 | (d->op == X86_DEC) << 3 | d->i.reg);
+        copy_inc_dec(t);
         return;
     }
-    if (!d->modrm_at) { /* register in the opcode, or only implicit ones */
-        bool z = bt_has_operand(row, X86_O_Z);
-        if (!z || !is_temp(g)) {
-            emit_verbatim(t);
-            return;
-        }
-        emit_load(&t->e, T0, GS_REG(g));
-        emit_opcode(t, (d->rex & 8) | 1, T0);
-        emit_imm(t);
-        if (bt_operand_written(row, X86_O_Z))
-            emit_store(&t->e, T0, GS_REG(g));
+    if (!d->modrm_at) {
+        copy_no_modrm(t);
         return;
     }
-    bool g_temp = has_g(t) && is_temp(g), rm_temp = is_temp(rm);
-    if (!g_temp && !rm_temp) {
+    if ((!has_g(t) || in_place(t, g)) && in_place(t, rm)) {
         emit_verbatim(t);
         return;
     }
-    unsigned hg = g, hrm = rm;
-    if (g_temp)
+    bool g_homed = has_g(t) && is_homed(g), rm_homed = is_homed(rm);
+    unsigned hg = host_reg(g), hrm = host_reg(rm);
+    if (g_homed)
         emit_load(&t->e, hg = T1, GS_REG(g));
-    if (rm_temp && g_temp && rm == g)
+    if (rm_homed && g_homed && rm == g)
         hrm = T1;
-    else if (rm_temp)
+    else if (rm_homed)
         emit_load(&t->e, hrm = T0, GS_REG(rm));
     unsigned ext = d->bytes[d->modrm_at] >> 3 & 7;
     unsigned field = has_g(t) ? hg : ext;
     emit_opcode(t, (d->rex & 8) | (field >> 3 & 1) << 2 | (hrm >> 3 & 1), -1);
     e8(&t->e, 0xc0 | (field & 7) << 3 | (hrm & 7));
     emit_imm(t);
-    if (g_temp && (bt_operand_written(row, X86_O_G) || hrm == T1))
+    if (g_homed && (bt_operand_written(row, X86_O_G) || hrm == T1))
         emit_store(&t->e, T1, GS_REG(g));
-    if (hrm == T0)
+    if (rm_homed && hrm == T0)
         emit_store(&t->e, T0, GS_REG(rm));
 }
 
-/* With a memory operand, which has become [T0]. */
+/* With a memory operand. */
 static void copy_memory(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
     const struct x86_row *row = x86_row(&d->i);
-    bt_ea(t);
     bool write = row->attr & X86_MEM_WRITE;
-    bt_segment(t, d->mem_size, write);
-    if (write)
-        bt_lookup_store(t, d->mem_size);
-    else
-        bt_lookup(t, d->mem_size, false);
-    if (bt_uses_flags(t))
-        bt_want_flags(t);
+    bt_address(t, d->mem_size, write);
+    bt_lookup(t, d->mem_size, write, ANY_ALIGN);
     unsigned g = d->i.reg;
-    bool g_temp = has_g(t) && is_temp(g);
+    bool g_homed = has_g(t) && is_homed(g);
+    bool wants = bt_uses_flags(t) && t->flags_saved;
+    bool combined = g_homed || wants; /* they need T1 */
+    if (combined)
+        bt_combine(t);
+    if (wants)
+        bt_want_flags(t);
     unsigned ext = d->bytes[d->modrm_at] >> 3 & 7;
-    unsigned field = has_g(t) ? g : ext;
-    if (g_temp)
+    unsigned field = has_g(t) ? host_reg(g) : ext;
+    if (g_homed)
         emit_load(&t->e, field = T1, GS_REG(g));
-    emit_opcode(t, (d->rex & 8) | (field >> 3 & 1) << 2 | 1, -1);
-    e8(&t->e, (field & 7) << 3 | (T0 & 7));
-    static_assert((T0 & 7) == 6, "[r14] needs neither SIB nor displacement");
+    bt_access(t);
+    unsigned base = combined ? T0 : t->areg;
+    unsigned rex = (d->rex & 8) | (field >> 3 & 1) << 2 | (base >> 3 & 1);
+    emit_opcode(t, combined ? rex : rex | (T1 >> 3) << 1, -1);
+    if (combined)
+        emit_base_disp(&t->e, field, base, 0);
+    else
+        emit_sib(&t->e, field, base, T1, 0, 0);
     emit_imm(t);
-    if (g_temp && bt_operand_written(row, X86_O_G))
+    if (g_homed && bt_operand_written(row, X86_O_G))
         emit_store(&t->e, T1, GS_REG(g));
-    if (write && d->mem_size <= 16)
-        bt_stored(t);
     bt_cold_resume(t);
 }
 
@@ -225,6 +250,8 @@ bool bt_copy(struct tr *t)
         return true;
     }
     if (high_byte(t)) { /* only possible without REX: then no register is above 7 */
+        if ((has_g(t) && d->i.reg == RSP) || d->i.rm == RSP) /* ESP needs one now */
+            return false;
         emit_verbatim(t);
         return true;
     }

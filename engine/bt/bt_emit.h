@@ -1,5 +1,5 @@
 /*
- * bt_emit.h - writing host instructions. Registers are numbers; R13..R15 are the translator's.
+ * bt_emit.h - writing host instructions. Registers are numbers.
  */
 #ifndef POPF_BT_EMIT_H
 #define POPF_BT_EMIT_H
@@ -41,6 +41,11 @@ static inline void emit_mov(struct emit *e, unsigned dst, unsigned src)
     emit_rr(e, 0x89, src, dst);
 }
 
+/* From GS, which points behind struct cpu. */
+#define GS_CPU(field) ((u32)((s32)offsetof(struct cpu, field) - (s32)CPU_SPAN))
+#define GS_REG(n)     (GS_CPU(reg) + 8 * (n))
+#define GS_WORD(w)    (GS_CPU(emitted) + 8 * (w))
+
 /* REX.W OP reg, gs:[off] (0x8b load, 0x89 store, 0x03 add). */
 static inline void emit_gs(struct emit *e, unsigned op, unsigned reg, u32 off)
 {
@@ -52,8 +57,11 @@ static inline void emit_gs(struct emit *e, unsigned op, unsigned reg, u32 off)
     e32(e, off);
 }
 
-#define GS_REG(n)  (offsetof(struct cpu, reg) + 8 * (n))
-#define GS_WORD(w) (offsetof(struct cpu, emitted) + 8 * (w))
+/* mov dword gs:[off], v */
+static inline void emit_gs_imm32(struct emit *e, u32 off, u32 v)
+{
+    e8(e, 0x65), e8(e, 0xc7), e8(e, 0x04), e8(e, 0x25), e32(e, off), e32(e, v);
+}
 
 static inline void emit_load(struct emit *e, unsigned reg, u32 off)
 {
@@ -65,16 +73,48 @@ static inline void emit_store(struct emit *e, unsigned reg, u32 off)
     emit_gs(e, 0x89, reg, off);
 }
 
-/* OP reg, [base + disp32]; the register is 4 or 8 bytes wide. */
+/* ModRM and all behind it of [base + disp]; no base is taken for another form. */
+static inline void emit_base_disp(struct emit *e, unsigned reg, unsigned base, s32 disp)
+{
+    unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : disp == (s8)disp ? 1 : 2;
+    e8(e, mod << 6 | (reg & 7) << 3 | (base & 7));
+    if ((base & 7) == 4)
+        e8(e, 0x24);
+    if (mod == 1)
+        e8(e, (u8)disp);
+    if (mod == 2)
+        e32(e, (u32)disp);
+}
+
+/* The same of [base + index * 2^scale + disp]; the index is not RSP. */
+static inline void emit_sib(struct emit *e, unsigned reg, unsigned base, unsigned index,
+                            unsigned scale, s32 disp)
+{
+    unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : disp == (s8)disp ? 1 : 2;
+    e8(e, mod << 6 | (reg & 7) << 3 | 4);
+    e8(e, scale << 6 | (index & 7) << 3 | (base & 7));
+    if (mod == 1)
+        e8(e, (u8)disp);
+    if (mod == 2)
+        e32(e, (u32)disp);
+}
+
+/* OP reg, [base + disp]; the register is 4 or 8 bytes wide. */
 static inline void emit_mem_sized(struct emit *e, unsigned size, unsigned op, unsigned reg,
                                   unsigned base, s32 disp)
 {
     e8(e, 0x40 | (size & 8) | (reg >> 3 & 1) << 2 | (base >> 3 & 1));
     e8(e, op);
-    e8(e, 0x80 | (reg & 7) << 3 | (base & 7));
-    if ((base & 7) == 4)
-        e8(e, 0x24);
-    e32(e, (u32)disp);
+    emit_base_disp(e, reg, base, disp);
+}
+
+/* OP reg, [base + index + disp]; likewise. */
+static inline void emit_mem_index(struct emit *e, unsigned size, unsigned op, unsigned reg,
+                                  unsigned base, unsigned index, s32 disp)
+{
+    e8(e, 0x40 | (size & 8) | (reg >> 3 & 1) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1));
+    e8(e, op);
+    emit_sib(e, reg, base, index, 0, disp);
 }
 
 static inline void emit_mem(struct emit *e, unsigned op, unsigned reg, unsigned base, s32 disp)
@@ -115,6 +155,13 @@ static inline u8 *emit_jcc(struct emit *e, unsigned cc, const u8 *to)
 static inline void emit_patch(u8 *site, const u8 *to)
 {
     *(volatile u32_any *)site = (u32)(to - (site + 4));
+}
+
+/* call rel32 */
+static inline void emit_call(struct emit *e, const u8 *to)
+{
+    e8(e, 0xe8);
+    e32(e, (u32)(to - (e->p + 4)));
 }
 
 /* jmp to code that may be out of a rel32's reach: jmp [rip+0] with the address behind it. */

@@ -1,20 +1,21 @@
 /*
- * bt_entry.S - into emitted code, out of it, and from it to C bodies and back.
+ * bt_entry.S - into emitted code, out of it, and from it to C and back.
  *
- * Offsets into struct cpu come from bt_offsets.h, which the build makes from the C headers.
+ * Offsets from GS come from bt_offsets.h, which the build makes from the C headers.
  */
 #include "bt_offsets.h"
 
         .text
-        .globl bt_enter, bt_leave, bt_body, bt_body_saved, bt_body_end
-        .globl bt_body_end_saved, bt_jump_to, bt_wrote_code, bt_wrote_code_saved
-        .globl bt_body_fpu, bt_body_fpu_saved, bt_fpu, bt_fpu_saved
+        .globl bt_enter, bt_stub_body, bt_stub_body_saved, bt_stub_body_at, bt_stub_next
+        .globl bt_stub_next_saved, bt_stub_jump, bt_stub_jump_saved, bt_stub_miss, bt_stub_fpu
+        .globl bt_stub_fpu_saved, bt_stub_exit, bt_stub_exit_saved, bt_stub_goto
 
+/* All but RAX, and to the monitor's stack. */
 .macro save_regs
         mov     %rcx, %gs:CPU_REG + 8
         mov     %rdx, %gs:CPU_REG + 16
         mov     %rbx, %gs:CPU_REG + 24
-        mov     %rsp, %gs:CPU_REG + 32
+        mov     %r15, %gs:CPU_REG + 32
         mov     %rbp, %gs:CPU_REG + 40
         mov     %rsi, %gs:CPU_REG + 48
         mov     %rdi, %gs:CPU_REG + 56
@@ -23,9 +24,16 @@
         mov     %r10, %gs:CPU_REG + 80
         mov     %r11, %gs:CPU_REG + 88
         mov     %r12, %gs:CPU_REG + 96
+        mov     %rsp, %gs:CPU_ESP
+        mov     %gs:CPU_HOST_RSP, %rsp
+        movq    $0, %gs:CPU_IN_CODE
 .endm
 
-/* RAX and the flags last and first: LAHF and SAHF need AX. */
+.macro save_rax
+        mov     %rax, %gs:CPU_REG
+.endm
+
+/* RAX and the flags first: LAHF needs AX. */
 .macro save_flags_rax
         mov     %rax, %gs:CPU_REG
         lahf
@@ -33,26 +41,7 @@
         mov     %ax, %gs:CPU_AFLAGS
 .endm
 
-.macro load_all
-        movzwl  %gs:CPU_AFLAGS, %eax
-        mov     %gs:CPU_REG + 8, %rcx
-        mov     %gs:CPU_REG + 16, %rdx
-        mov     %gs:CPU_REG + 24, %rbx
-        mov     %gs:CPU_REG + 32, %rsp
-        mov     %gs:CPU_REG + 40, %rbp
-        mov     %gs:CPU_REG + 48, %rsi
-        mov     %gs:CPU_REG + 56, %rdi
-        mov     %gs:CPU_REG + 64, %r8
-        mov     %gs:CPU_REG + 72, %r9
-        mov     %gs:CPU_REG + 80, %r10
-        mov     %gs:CPU_REG + 88, %r11
-        mov     %gs:CPU_REG + 96, %r12
-        addb    $0x7f, %al
-        sahf
-        mov     %gs:CPU_REG, %rax
-.endm
-
-/* void bt_enter(struct cpu *, const u8 *code) */
+/* void bt_enter(void): at cpu.emitted[BT_RESUME], a far entry. */
         .balign 16
 bt_enter:
         push    %rbp
@@ -63,18 +52,10 @@ bt_enter:
         push    %r15
         sub     $8, %rsp
         mov     %rsp, %gs:CPU_HOST_RSP
-        mov     %rsi, %gs:CPU_RESUME
-        load_all
-        mov     %gs:CPU_REG + 17 * 8, %r14
-        jmp     *%gs:CPU_RESUME
+        movq    $1, %gs:CPU_IN_CODE
+        jmp     load
 
-/* RIP is in cpu.reg[]. */
-        .balign 16
-bt_leave:
-        save_flags_rax
-        save_regs
-back:   mov     %gs:CPU_HOST_RSP, %rsp
-        add     $8, %rsp
+leave:  add     $8, %rsp
         pop     %r15
         pop     %r14
         pop     %r13
@@ -83,132 +64,96 @@ back:   mov     %gs:CPU_HOST_RSP, %rsp
         pop     %rbp
         ret
 
-/*
- * R14 = struct op *, R13 = RIP after the instruction, R15 = where to go on. bt_body_saved: the flags
- * are in cpu.aflags already. bt_body_end: the instruction ends its block, R15 is not used.
- */
+/* RAX = where to go on in emitted code; NULL: leave. */
         .balign 16
-bt_body_saved:
-        mov     %rax, %gs:CPU_REG
-        jmp     1f
-        .balign 16
-bt_body:
-        save_flags_rax
-1:      save_regs
-        mov     %r15, %gs:CPU_RESUME
-        mov     %gs:CPU_HOST_RSP, %rsp
-        mov     %r13, %gs:CPU_REG + 17 * 8
-        lea     OP_INSN(%r14), %rsi
-        mov     %rsi, %gs:CPU_INSN
-        mov     %gs:CPU_SELF, %rdi
-        call    *OP_FN(%r14)
-        movq    $0, %gs:CPU_INSN
-        cmpb    $0, %gs:CPU_CODE_STALE
-        jne     back
-        load_all
+back:   test    %rax, %rax
+        jz      leave
+        mov     %rax, %gs:CPU_RESUME
+load:   movzwl  %gs:CPU_AFLAGS, %eax
+        mov     %gs:CPU_REG + 8, %rcx
+        mov     %gs:CPU_REG + 16, %rdx
+        mov     %gs:CPU_REG + 24, %rbx
+        mov     %gs:CPU_REG + 32, %r15
+        mov     %gs:CPU_REG + 40, %rbp
+        mov     %gs:CPU_REG + 48, %rsi
+        mov     %gs:CPU_REG + 56, %rdi
+        mov     %gs:CPU_REG + 64, %r8
+        mov     %gs:CPU_REG + 72, %r9
+        mov     %gs:CPU_REG + 80, %r10
+        mov     %gs:CPU_REG + 88, %r11
+        mov     %gs:CPU_REG + 96, %r12
+        mov     %gs:CPU_RFOURTEEN, %r14
+        mov     %gs:CPU_ESP, %rsp
+        addb    $0x7f, %al
+        sahf
+        mov     %gs:CPU_REG, %rax
         jmp     *%gs:CPU_RESUME
+
+/* A call from emitted code to C function \fn with its data, which lies behind the call. */
+.macro stub name, fn, save
         .balign 16
-bt_body_end_saved:
-        mov     %rax, %gs:CPU_REG
-        jmp     1f
-        .balign 16
-bt_body_end:
-        save_flags_rax
-1:      save_regs
-        mov     %gs:CPU_HOST_RSP, %rsp
-        mov     %r13, %gs:CPU_REG + 17 * 8
-        lea     OP_INSN(%r14), %rsi
-        mov     %rsi, %gs:CPU_INSN
+\name:
+        pop     %r13
+        \save
+        save_regs
         mov     %gs:CPU_SELF, %rdi
-        call    *OP_FN(%r14)
-        movq    $0, %gs:CPU_INSN
+        mov     %r13, %rsi
+        call    \fn
+        jmp     back
+.endm
+
+        stub    bt_stub_body, bt_body, save_flags_rax
+        stub    bt_stub_body_saved, bt_body, save_rax
+        stub    bt_stub_next, bt_next, save_flags_rax
+        stub    bt_stub_next_saved, bt_next, save_rax
+        stub    bt_stub_jump, bt_jump, save_flags_rax
+        stub    bt_stub_jump_saved, bt_jump, save_rax
+        stub    bt_stub_fpu, bt_fpu, save_flags_rax
+        stub    bt_stub_fpu_saved, bt_fpu, save_rax
+
+/* The same, R13 pointing to the data already. */
+        .balign 16
+bt_stub_body_at:
+        save_rax
+        save_regs
+        mov     %gs:CPU_SELF, %rdi
+        mov     %r13, %rsi
+        call    bt_body
         jmp     back
 
-/*
- * The same where the code behind counts on the FP state: if the body has sent it home, it is fetched
- * again. If it cannot be as it was, the block is left.
- */
+/* R14 = linear address. */
         .balign 16
-bt_body_fpu_saved:
-        mov     %rax, %gs:CPU_REG
-        jmp     1f
-        .balign 16
-bt_body_fpu:
-        save_flags_rax
-1:      save_regs
-        mov     %r15, %gs:CPU_RESUME
-        mov     %gs:CPU_HOST_RSP, %rsp
-        mov     %r13, %gs:CPU_REG + 17 * 8
-        lea     OP_INSN(%r14), %rsi
-        mov     %rsi, %gs:CPU_INSN
+bt_stub_miss:
+        pop     %r13
+        save_rax
+        save_regs
         mov     %gs:CPU_SELF, %rdi
-        mov     %gs:CPU_FPU_OFF, %ebx
-        call    *OP_FN(%r14)
-        movq    $0, %gs:CPU_INSN
-        cmpb    $0, %gs:CPU_CODE_STALE
-        jne     back
-        cmp     %gs:CPU_FPU_OFF, %ebx
-        je      1f
-        mov     %gs:CPU_SELF, %rdi
-        mov     $FPU_SSE_LEVEL, %esi
-        call    cpu_fpu_ready
-        cmp     %gs:CPU_FPU_OFF, %ebx
-        jne     back
-1:      load_all
-        jmp     *%gs:CPU_RESUME
-
-/* R13, R14, R15 as above: on at R15, at this very instruction, when the FP state is there at the level
- * in CPU_SCRATCH. If it cannot be, the body has run, and the block is left. */
-        .balign 16
-bt_fpu_saved:
-        mov     %rax, %gs:CPU_REG
-        jmp     1f
-        .balign 16
-bt_fpu:
-        save_flags_rax
-1:      save_regs
-        mov     %r15, %gs:CPU_RESUME
-        mov     %gs:CPU_HOST_RSP, %rsp
-        mov     %r13, %gs:CPU_REG + 17 * 8
-        mov     %gs:CPU_SELF, %rdi
-        mov     %r14, %rsi
-        call    bt_fpu_enter
-        test    %al, %al
-        jz      back
-        load_all
-        jmp     *%gs:CPU_RESUME
-
-/* R14 = host address just written, on a page with code; R13 = RIP after the instruction. */
-        .balign 16
-bt_wrote_code_saved:
-        mov     %rax, %gs:CPU_REG
-        jmp     1f
-        .balign 16
-bt_wrote_code:
-        save_flags_rax
-1:      save_regs
-        mov     %gs:CPU_HOST_RSP, %rsp
-        mov     %r13, %gs:CPU_REG + 17 * 8
-        mov     %gs:CPU_SELF, %rdi
-        mov     %r14, %rsi
-        call    bt_wrote
+        mov     %r13, %rsi
+        mov     %r14, %rdx
+        mov     %r14, %gs:CPU_RFOURTEEN
+        call    bt_miss
         jmp     back
 
-/* R14 = RIP to go to. Looks it up without touching the flags. */
+/* Leaves; cpu.emitted[BT_LINK] = the struct bt_exit behind the call. */
+.macro exit name, save
         .balign 16
-bt_jump_to:
+\name:
+        pop     %r13
+        \save
+        save_regs
+        mov     %r13, %gs:CPU_LINK
+        jmp     leave
+.endm
+
+        exit    bt_stub_exit, save_flags_rax
+        exit    bt_stub_exit_saved, save_rax
+
+/* R14 = RIP that the jump table does not have; the flags are in cpu.aflags. */
+        .balign 16
+bt_stub_goto:
+        save_rax
         mov     %r14, %gs:CPU_REG + 17 * 8
-        movzwl  %r14w, %r13d
-        lea     (%r13, %r13), %r13
-        mov     %gs:CPU_JTAB, %r15
-        lea     (%r15, %r13, 8), %r15
-        mov     (%r15), %r13
-        mov     %rcx, %gs:CPU_SCRATCH
-        lea     (%r13, %r14), %rcx
-        jrcxz   1f
-        mov     %gs:CPU_SCRATCH, %rcx
-        jmp     bt_leave
-1:      mov     %gs:CPU_SCRATCH, %rcx
-        jmp     *8(%r15)
+        save_regs
+        jmp     leave
 
         .section .note.GNU-stack, "", @progbits

@@ -1,22 +1,33 @@
 /*
- * bt_mem.c - memory operands: the software TLB looked up by emitted code.
+ * bt_mem.c - memory operands: the shadow table looked up by emitted code.
  */
 #include "engine/bt/bt_tr.h"
 
-/* --- flags across a check --- */
+/* --- flags across a look-up --- */
 
 void bt_save_flags(struct tr *t)
 {
     if (!t->flags_live || t->flags_saved)
         return;
+    struct emit *e = &t->e;
     t->flags_saved = true;
-    emit_mov(&t->e, T2, RAX);
-    e8(&t->e, 0x9f);                                   /* lahf */
-    e8(&t->e, 0x0f), e8(&t->e, 0x90), e8(&t->e, 0xc0); /* seto al */
-    e8(&t->e, 0x65), e8(&t->e, 0x66), e8(&t->e, 0x89); /* mov gs:[aflags], ax */
-    e8(&t->e, 0x04), e8(&t->e, 0x25);
-    e32(&t->e, offsetof(struct cpu, aflags));
-    emit_mov(&t->e, RAX, T2);
+    emit_mov(e, T1, RAX);
+    e8(e, 0x9f);                           /* lahf */
+    e8(e, 0x0f), e8(e, 0x90), e8(e, 0xc0); /* seto al */
+    e8(e, 0x65), e8(e, 0x66), e8(e, 0x89); /* mov gs:[aflags], ax */
+    e8(e, 0x04), e8(e, 0x25), e32(e, GS_CPU(aflags));
+    emit_mov(e, RAX, T1);
+}
+
+void bt_restore_flags(struct tr *t)
+{
+    struct emit *e = &t->e;
+    emit_mov(e, T1, RAX);
+    e8(e, 0x65), e8(e, 0x0f), e8(e, 0xb7); /* movzx eax, gs:[aflags] */
+    e8(e, 0x04), e8(e, 0x25), e32(e, GS_CPU(aflags));
+    e8(e, 0x04), e8(e, 0x7f); /* add al, 7f */
+    e8(e, 0x9e);              /* sahf */
+    emit_mov(e, RAX, T1);
 }
 
 void bt_want_flags(struct tr *t)
@@ -24,175 +35,100 @@ void bt_want_flags(struct tr *t)
     if (!t->flags_saved)
         return;
     t->flags_saved = false;
-    emit_mov(&t->e, T2, RAX);
-    e8(&t->e, 0x65), e8(&t->e, 0x0f), e8(&t->e, 0xb7); /* movzx eax, gs:[aflags] */
-    e8(&t->e, 0x04), e8(&t->e, 0x25);
-    e32(&t->e, offsetof(struct cpu, aflags));
-    e8(&t->e, 0x04), e8(&t->e, 0x7f); /* add al, 7f */
-    e8(&t->e, 0x9e);                  /* sahf */
-    emit_mov(&t->e, RAX, T2);
+    bt_restore_flags(t);
 }
 
-/* --- memory operands --- */
+/* --- out of line --- */
 
-/* Made at the first exit, after bt_save_flags(). */
-static struct cold *cold_for(struct tr *t)
+struct cold *bt_cold(struct tr *t, enum cold_kind kind)
 {
-    struct cold *k = &t->cold[t->ncold];
-    if (k->op != t->op)
-        *k = (struct cold){
-            .op = t->op, .next = t->next, .saved = t->flags_live, .fpu = t->fpu_level != 0};
+    assert(t->ncold < COLD_MAX);
+    struct cold *k = &t->cold[t->ncold++];
+    *k = (struct cold){.kind = kind,
+                       .op = t->op,
+                       .at = t->at,
+                       .next = t->next,
+                       .saved = t->flags_saved,
+                       .fpu = t->fpu_level != 0};
     return k;
 }
 
-void bt_cold_jump_cc(struct tr *t, unsigned cc)
+void bt_body_if(struct tr *t, unsigned cc)
 {
-    struct cold *k = cold_for(t);
-    assert(k->nsites < ARRAY_SIZE(k->site));
-    k->site[k->nsites++] = emit_jcc(&t->e, cc, t->e.p);
+    struct cold *k = bt_cold(t, COLD_BODY);
+    k->saved = t->flags_live;
+    k->body = emit_jcc(&t->e, cc, t->e.p);
 }
 
-void bt_cold_jump(struct tr *t)
-{
-    bt_cold_jump_cc(t, JNZ);
-}
-
-/* The instruction is done: its out-of-line part comes back here. */
 void bt_cold_resume(struct tr *t)
 {
-    if (t->ncold < BLOCK_OPS_MAX && t->cold[t->ncold].op == t->op)
-        t->cold[t->ncold++].resume = t->e.p;
+    for (unsigned n = t->op_cold; n < t->ncold; n++)
+        t->cold[n].resume = t->e.p;
 }
 
-/* T0 checked against the software TLB: T1 = its entry. `aligned`: a misaligned address is a miss.
- */
-static void emit_tag_check(struct tr *t, unsigned size, bool aligned, bool write)
-{
-    struct emit *e = &t->e;
-    bt_save_flags(t);
-    emit_mov(e, T1, T0);
-    e8(e, 0x49), e8(e, 0xc1), e8(e, 0xef), e8(e, TLB_BITS); /* shr r15, TLB_BITS */
-    emit_rr(e, 0x31, T0, T1);                               /* xor r15, r14: tlb_slot() */
-    e8(e, 0x49), e8(e, 0xc1), e8(e, 0xef), e8(e, 7); /* shr r15, 7: page number * 32 and more */
-    e8(e, 0x41), e8(e, 0x81), e8(e, 0xe7);           /* and r15d, slots * 32 */
-    e32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
-    static_assert(sizeof(struct tlb_entry) == 32, "the shift by 7 above");
-    emit_gs(e, 0x03, T1, offsetof(struct cpu, tlb));
-    if (aligned)
-        emit_mov(e, T2, T0);
-    else
-        emit_lea(e, T2, T0, (s32)size - 1);
-    e8(e, 0x49), e8(e, 0x81), e8(e, 0xe5); /* and r13, -4096: the page of the last byte */
-    e32(e, ~(u32)PAGE_MASK | (aligned ? size - 1 : 0)); /* low bits match no tag */
-    emit_mem(e, 0x3b, T2, T1,
-             write ? offsetof(struct tlb_entry, wr) : offsetof(struct tlb_entry, rd));
-    bt_cold_jump(t);
-}
+/* --- addresses --- */
 
-static void emit_code_test(struct tr *t)
+unsigned bt_reg(struct tr *t, unsigned reg, unsigned temp)
 {
-    e8(&t->e, 0x49), e8(&t->e, 0x83), e8(&t->e, 0x7d), e8(&t->e, 0), e8(&t->e, 0);
-    /* cmp qword [r13], 0 */
-}
-
-static void emit_lookup(struct tr *t, unsigned size, bool aligned, bool write)
-{
-    emit_tag_check(t, size, aligned, write);
-    if (write) {
-        emit_mem(&t->e, 0x8b, T2, T1, offsetof(struct tlb_entry, code));
-        emit_code_test(t);
-        bt_cold_jump(t);
-    }
-    emit_mem(&t->e, 0x03, T0, T1, offsetof(struct tlb_entry, addend));
-}
-
-void bt_lookup(struct tr *t, unsigned size, bool write)
-{
-    emit_lookup(t, size, false, write);
-}
-
-void bt_lookup_aligned(struct tr *t, unsigned size, bool write)
-{
-    emit_lookup(t, size, true, write);
-}
-
-void bt_lookup_store(struct tr *t, unsigned size)
-{
-    if (!t->c->mem->shared || size > 16) {
-        bt_lookup(t, size, true);
-        return;
-    }
-    emit_tag_check(t, size, false, true);
-    emit_mem(&t->e, 0x8b, T2, T1, offsetof(struct tlb_entry, code));
-    emit_store(&t->e, T2, GS_WORD(BT_CODE));
-    emit_mem(&t->e, 0x03, T0, T1, offsetof(struct tlb_entry, addend));
-}
-
-void bt_stored(struct tr *t)
-{
-    if (!t->c->mem->shared)
-        return;
-    t->flags_live = t->live_after;
-    bt_save_flags(t);
-    emit_load(&t->e, T2, GS_WORD(BT_CODE));
-    emit_code_test(t);
-    struct cold *k = &t->cold[t->ncold]; /* there since the tag check */
-    k->wrote = emit_jcc(&t->e, JNZ, t->e.p);
-    k->wrote_saved = t->flags_saved;
-}
-
-/* A guest register into a host register that may hold it: itself, or the temporary. */
-unsigned bt_temp(struct tr *t, unsigned reg, unsigned temp)
-{
-    if (!is_temp(reg))
-        return reg;
+    if (!is_homed(reg))
+        return host_reg(reg);
     emit_load(&t->e, temp, GS_REG(reg));
     return temp;
 }
 
-/* T0 = RIP of `offset` in this page. */
 void bt_rip(struct tr *t, unsigned dst, s64 offset)
 {
     emit_load(&t->e, dst, GS_WORD(BT_VBASE));
-    emit_lea(&t->e, dst, dst, (s32)offset);
-    if (t->word == 4)
-        emit_zero_extend(&t->e, dst);
+    emit_mem_sized(&t->e, t->word, 0x8d, dst, dst, (s32)offset); /* lea */
 }
 
-/* lea T0, [base + index * scale + disp] */
-void bt_lea_sib(struct tr *t, unsigned base, unsigned index, unsigned scale, s32 disp)
+static void emit_mov_imm(struct tr *t, unsigned reg, s32 imm)
 {
     struct emit *e = &t->e;
-    e8(e, 0x48 | (T0 >> 3) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1));
+    e8(e, 0x48 | (reg >> 3 & 1)), e8(e, 0xc7), e8(e, 0xc0 | (reg & 7)), e32(e, (u32)imm);
+}
+
+/* lea T0, [base + index * 2^scale + disp] of `width` bytes */
+static void emit_lea_sib(struct tr *t, unsigned width, unsigned base, unsigned index,
+                         unsigned scale, s32 disp)
+{
+    struct emit *e = &t->e;
+    e8(e, 0x40 | (width & 8) | (T0 >> 3) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1));
     e8(e, 0x8d);
-    e8(e, 0x80 | (T0 & 7) << 3 | 4);
-    e8(e, scale << 6 | (index & 7) << 3 | (base & 7));
+    emit_sib(e, T0, base, index, scale, disp);
+}
+
+/* The same without a base. */
+static void emit_lea_scaled(struct tr *t, unsigned width, unsigned index, unsigned scale, s32 disp)
+{
+    struct emit *e = &t->e;
+    e8(e, 0x40 | (width & 8) | (T0 >> 3) << 2 | (index >> 3 & 1) << 1);
+    e8(e, 0x8d);
+    e8(e, (T0 & 7) << 3 | 4);
+    e8(e, scale << 6 | (index & 7) << 3 | 5);
     e32(e, (u32)disp);
 }
 
-/* T0 = effective address of the ModRM operand (no segment). Keeps the flags. */
 void bt_ea(struct tr *t)
 {
     const struct x86_insn *i = &t->op->i;
-    struct emit *e = &t->e;
+    unsigned width = i->adsize;
     if (i->base == X86_SLOT_RIP) {
-        bt_rip(t, T0, (s64)t->next + i->disp);
+        emit_load(&t->e, T0, GS_WORD(BT_VBASE));
+        emit_mem_sized(&t->e, width, 0x8d, T0, T0, (s32)t->next + i->disp);
     } else if (i->index != X86_SLOT_ZERO) {
-        unsigned index = bt_temp(t, i->index, T1);
-        unsigned base = T0;
-        if (i->base == X86_SLOT_ZERO) {
-            e8(e, 0x41), e8(e, 0xbe), e32(e, 0); /* mov r14d, 0 */
-        } else {
-            base = bt_temp(t, i->base, T0);
-        }
-        bt_lea_sib(t, base, index, i->scale, i->disp);
+        unsigned index = bt_reg(t, i->index, T1);
+        if (i->base == X86_SLOT_ZERO)
+            emit_lea_scaled(t, width, index, i->scale, i->disp);
+        else
+            emit_lea_sib(t, width, bt_reg(t, i->base, T0), index, i->scale, i->disp);
     } else if (i->base != X86_SLOT_ZERO) {
-        emit_lea(e, T0, bt_temp(t, i->base, T0), i->disp);
+        emit_mem_sized(&t->e, width, 0x8d, T0, bt_reg(t, i->base, T0), i->disp);
     } else {
-        e8(e, 0x49), e8(e, 0xc7), e8(e, 0xc6), e32(e, (u32)i->disp); /* mov r14, disp32 */
+        emit_mov_imm(t, T0, i->disp);
+        if (width == 4)
+            emit_zero_extend(&t->e, T0);
     }
-    if (i->adsize == 4)
-        emit_zero_extend(e, T0);
 }
 
 /* In 32-bit code translations are entered only while CS, DS, ES and SS are flat (bt.c). */
@@ -204,7 +140,7 @@ static bool is_flat(const struct tr *t)
 
 static u32 seg_field(const struct tr *t, u32 field)
 {
-    return offsetof(struct cpu, seg) + t->op->i.seg * sizeof(struct seg) + field;
+    return GS_CPU(seg) + t->op->i.seg * sizeof(struct seg) + field;
 }
 
 /* FS and GS of 32-bit code: the body has its say on whatever is beyond the quick limit. */
@@ -212,20 +148,82 @@ static void emit_limit_check(struct tr *t, unsigned size, bool write)
 {
     struct emit *e = &t->e;
     bt_save_flags(t);
-    emit_lea(e, T2, T0, (s32)size);
-    emit_gs(e, 0x3b, T2,
+    emit_lea(e, T1, T0, (s32)size);
+    emit_gs(e, 0x3b, T1,
             seg_field(t, write ? offsetof(struct seg, wr_end) : offsetof(struct seg, rd_end)));
-    bt_cold_jump_cc(t, 7); /* above */
+    bt_body_if(t, 7); /* above */
 }
 
-void bt_segment(struct tr *t, unsigned size, bool write)
+void bt_address(struct tr *t, unsigned size, bool write)
 {
+    const struct x86_insn *i = &t->op->i;
+    if (is_flat(t) && i->base < 16 && i->index == X86_SLOT_ZERO && !i->disp && !is_homed(i->base) &&
+        i->adsize == t->word) {
+        t->areg = host_reg(i->base);
+        return;
+    }
+    bt_ea(t);
+    t->areg = T0;
     if (is_flat(t))
         return;
     if (t->word == 4)
         emit_limit_check(t, size, write);
     emit_load(&t->e, T1, seg_field(t, offsetof(struct seg, base)));
-    bt_lea_sib(t, T0, T1, 0, 0);
-    if (t->word == 4)
-        emit_zero_extend(&t->e, T0);
+    emit_lea_sib(t, t->word, T0, T1, 0, 0);
+}
+
+/* --- the look-up --- */
+
+static u8 align_mask(unsigned size)
+{
+    unsigned n = 1;
+    while (n < size)
+        n *= 2;
+    return (u8)(n - 1);
+}
+
+/* The operand is [RSP + a multiple of its size] while RSP is known to be aligned. */
+static bool on_aligned_stack(const struct tr *t, unsigned size)
+{
+    const struct x86_insn *i = &t->op->i;
+    return t->sp_aligned && i->prefix & X86_PFX_MEM && i->base == RSP &&
+           i->index == X86_SLOT_ZERO && size <= t->word && !(i->disp & (s32)align_mask(size)) &&
+           is_flat(t);
+}
+
+void bt_lookup(struct tr *t, unsigned size, bool write, enum bt_align align)
+{
+    struct emit *e = &t->e;
+    unsigned a = t->areg;
+    bt_save_flags(t);
+    struct cold *k = bt_cold(t, COLD_ACCESS);
+    k->saved = t->flags_live;
+    k->areg = (u8)a;
+    k->size = (u8)size;
+    k->write = write;
+    k->body_only = align == MUST_ALIGN;
+    if (align == ANY_ALIGN && on_aligned_stack(t, size))
+        align = ALIGNED;
+    if (size > 1 && align != ALIGNED) {
+        e8(e, 0x40 | (a >> 3 & 1)), e8(e, 0xf6), e8(e, 0xc0 | (a & 7)); /* test a8, mask */
+        e8(e, align_mask(size));
+        k->cross = emit_jcc(e, JNZ, e->p);
+    }
+    k->aligned = k->retry = e->p;
+    e8(e, 0xc4), e8(e, 0x43 | (a & 8 ? 0 : 0x20)); /* rorx r13, a, 12 */
+    e8(e, 0xfb), e8(e, 0xf0), e8(e, 0xc0 | (T1 & 7) << 3 | (a & 7)), e8(e, PAGE_SHIFT);
+    e8(e, 0x65), e8(e, 0x67), e8(e, 0x4e), e8(e, 0x8b); /* mov r13, gs:[r13d * 8 + kind] */
+    e8(e, 0x2c), e8(e, 0xed), e32(e, shadow_kind(t->mode, write) << (SHADOW_KIND_SHIFT + 3));
+    e8(e, 0x4d), e8(e, 0x85), e8(e, 0xed); /* test r13, r13 */
+    k->miss = emit_jcc(e, JZ, e->p);
+}
+
+void bt_combine(struct tr *t)
+{
+    emit_mem_index(&t->e, 8, 0x8d, T0, t->areg, T1, 0);
+}
+
+void bt_access(struct tr *t)
+{
+    t->cold[t->ncold - 1].access = t->e.p;
 }

@@ -3,23 +3,15 @@
  * mandatory prefixes.
  *
  * The guest's vector registers are in the host's while cpu.fpu_off says so (cpu_fpu.h). A block
- * asks at its first such instruction and after each C body that is not out of line; bt_body_fpu
- * keeps the answer true across those that are. No signal may come from emitted code, which has the
- * guest's RSP: hence only with all exceptions masked, alignment tested, and encodings that the host
- * is known to have.
+ * asks at its first such instruction and after each C body that is not out of line; bt_body() and
+ * bt_miss() keep the answer true across those that are. Nothing here may fault on the host: hence
+ * only with all exceptions masked, alignment tested, and encodings that the host is known to have.
  */
 #include "cpu/cpu_cpuid.h"
 #include "cpu/cpu_fpu.h"
 #include "engine/bt/bt_tr.h"
 
-#define GS_FPU_OFF(level) (offsetof(struct cpu, fpu_off) + (level))
-
-/* mov dword gs:[off], v */
-static void emit_gs_imm32(struct tr *t, u32 off, u32 v)
-{
-    struct emit *e = &t->e;
-    e8(e, 0x65), e8(e, 0xc7), e8(e, 0x04), e8(e, 0x25), e32(e, off), e32(e, v);
-}
+#define GS_FPU_OFF(level) (GS_CPU(fpu_off) + (level))
 
 /* --- is the state there? --- */
 
@@ -27,12 +19,12 @@ static void emit_gs_imm32(struct tr *t, u32 off, u32 v)
 static u8 *emit_test_keeping(struct tr *t, u32 off)
 {
     struct emit *e = &t->e;
-    emit_mov(e, T2, RCX);
+    emit_mov(e, T1, RCX);
     e8(e, 0x65), e8(e, 0x0f), e8(e, 0xb6), e8(e, 0x0c), e8(e, 0x25),
         e32(e, off);       /* movzx ecx, [] */
     e8(e, 0xe3), e8(e, 5); /* jrcxz */
     u8 *site = emit_jmp(e, e->p);
-    emit_mov(e, RCX, T2);
+    emit_mov(e, RCX, T1);
     return site;
 }
 
@@ -41,46 +33,35 @@ static void check_ready(struct tr *t, unsigned level)
     struct emit *e = &t->e;
     if (t->fpu_level >= level)
         return;
-    t->fpu_level = level;
-    struct fpu_check *k = &t->fpu_check[t->nfpu_checks++];
-    *k = (struct fpu_check){.op = t->op,
-                            .next = t->next,
-                            .level = level,
-                            .saved = t->flags_saved,
-                            .rcx_in_t2 = t->flags_live && !t->flags_saved};
-    if (k->rcx_in_t2) {
-        k->site = emit_test_keeping(t, GS_FPU_OFF(level));
+    struct cold *k = bt_cold(t, COLD_FPU);
+    t->fpu_level = (u8)level;
+    k->level = (u8)level;
+    k->rcx_in_t1 = t->flags_live && !t->flags_saved;
+    if (k->rcx_in_t1) {
+        k->body = emit_test_keeping(t, GS_FPU_OFF(level));
     } else {
         e8(e, 0x65), e8(e, 0x80), e8(e, 0x3c), e8(e, 0x25); /* cmp byte gs:[fpu_off + level], 0 */
         e32(e, GS_FPU_OFF(level));
         e8(e, 0);
-        k->site = emit_jcc(e, JNZ, e->p);
+        k->body = emit_jcc(e, JNZ, e->p);
     }
-    k->resume = e->p;
+    k->retry = e->p;
 }
 
-void bt_simd_cold(struct tr *t)
+/* With RIP behind the instruction: on at it when the state is there, else its body has run. */
+const u8 *bt_fpu(struct cpu *c, const struct bt_site *s)
 {
-    for (unsigned n = 0; n < t->nfpu_checks; n++) {
-        const struct fpu_check *k = &t->fpu_check[n];
-        emit_patch(k->site, t->e.p);
-        if (k->rcx_in_t2)
-            emit_mov(&t->e, RCX, T2);
-        bt_body_args(t, k->op, k->next, k->resume);
-        emit_gs_imm32(t, GS_WORD(BT_SCRATCH), k->level);
-        emit_jmp(&t->e, STUB(t, k->saved ? BT_STUB_FPU_SAVED : BT_STUB_FPU));
+    struct bt_cpu *bt = c->engine;
+    const struct op *op = (const struct op *)(bt->interp.arena + s->op);
+    c->reg[X86_SLOT_RIP] = bt_site_rip(c, s);
+    if (cpu_fpu_ready(c, (enum cpu_fpu_level)s->size)) {
+        c->emitted[BT_IN_CODE] = 1;
+        return (const u8 *)s + s->retry;
     }
-}
-
-/* Called by bt_fpu with RIP behind op: false if its body has run instead. */
-bool bt_fpu_enter(struct cpu *c, const struct op *op)
-{
-    if (cpu_fpu_ready(c, (enum cpu_fpu_level)(u32)c->emitted[BT_SCRATCH]))
-        return true;
     c->insn = &op->i;
     op->fn(c, &op->i);
     c->insn = NULL;
-    return false;
+    return NULL;
 }
 
 /* --- copying --- */
@@ -93,37 +74,56 @@ static bool is_mem(const struct tr *t)
 /* A general register that the instruction names, in a register of its own if it must be. */
 static u8 gpr_in(struct tr *t, bool named, unsigned reg, unsigned temp)
 {
-    return named ? (u8)bt_temp(t, reg, temp) : 0;
+    return named ? (u8)bt_reg(t, reg, temp) : 0;
 }
 
 static void gpr_out(struct tr *t, enum x86_operand kind, unsigned reg, unsigned temp)
 {
-    if (is_temp(reg) && bt_operand_written(x86_row(&t->d.i), kind))
+    if (is_homed(reg) && bt_operand_written(x86_row(&t->d.i), kind))
         emit_store(&t->e, temp, GS_REG(reg));
 }
 
-/* The instruction, its memory operand being [T0] already. */
+/* Its general registers that are not in host registers find room. */
+static bool has_room(const struct tr *t)
+{
+    const struct x86_row *row = x86_row(&t->d.i);
+    bool rm = !is_mem(t) && (bt_has_operand(row, X86_O_E) || bt_has_operand(row, X86_O_R));
+    unsigned n = (bt_has_operand(row, X86_O_G) && is_homed(t->d.i.reg)) +
+                 (rm && is_homed(t->d.i.rm)) +
+                 (bt_has_operand(row, X86_O_B) && is_homed(t->d.vvvv & 15));
+    return n <= (is_mem(t) ? 1 : 2);
+}
+
+/* The instruction; its memory operand has been looked up. */
 static void emit_insn(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
     const struct x86_row *row = x86_row(&d->i);
-    bool e_reg = !is_mem(t) && bt_has_operand(row, X86_O_E);
-    bool r_reg = bt_has_operand(row, X86_O_R);
-    if (bt_uses_flags(t))
+    bool g = bt_has_operand(row, X86_O_G), b = bt_has_operand(row, X86_O_B);
+    bool rm = !is_mem(t) && (bt_has_operand(row, X86_O_E) || bt_has_operand(row, X86_O_R));
+    unsigned vvvv = d->vvvv & 15;
+    bool wants = bt_uses_flags(t) && t->flags_saved;
+    bool homed = (g && is_homed(d->i.reg)) || (b && is_homed(vvvv));
+    bool combined = is_mem(t) && (wants || homed);
+    if (combined)
+        bt_combine(t);
+    if (wants)
         bt_want_flags(t);
-    struct cpu_fpu_regs r = {
-        .reg = gpr_in(t, bt_has_operand(row, X86_O_G), d->i.reg, T1),
-        .rm = gpr_in(t, e_reg || r_reg, d->i.rm, T0),
-        .vvvv = gpr_in(t, bt_has_operand(row, X86_O_B), d->vvvv & 15, T2),
-        .mem = T0,
-    };
+    struct cpu_fpu_regs r = {.mem = combined ? T0 : t->areg, .index = combined ? 0 : T1};
+    r.reg = gpr_in(t, g, d->i.reg, T1);
+    r.rm = gpr_in(t, rm, d->i.rm, g && is_homed(d->i.reg) ? T0 : T1);
+    r.vvvv = gpr_in(t, b, vvvv, g && is_homed(d->i.reg) ? T0 : rm && is_homed(d->i.rm) ? T0 : T1);
+    if (is_mem(t))
+        bt_access(t);
     t->e.p += cpu_fpu_encode(d, t->word == 8, &r, t->e.p);
-    gpr_out(t, X86_O_B, d->vvvv & 15, T2); /* before G: MULX with one register for both */
-    gpr_out(t, X86_O_G, d->i.reg, T1);
-    if (e_reg)
-        gpr_out(t, X86_O_E, d->i.rm, T0);
-    if (r_reg)
-        gpr_out(t, X86_O_R, d->i.rm, T0);
+    if (b)
+        gpr_out(t, X86_O_B, vvvv, r.vvvv); /* before G: MULX with one register for both */
+    if (g)
+        gpr_out(t, X86_O_G, d->i.reg, r.reg);
+    if (rm && bt_has_operand(row, X86_O_E))
+        gpr_out(t, X86_O_E, d->i.rm, r.rm);
+    if (rm && bt_has_operand(row, X86_O_R))
+        gpr_out(t, X86_O_R, d->i.rm, r.rm);
 }
 
 /* --- x87 pointers --- */
@@ -143,23 +143,21 @@ static void note_pointers(struct tr *t, const struct cpu_fpu_plan *p)
     if (next_notes(t))
         return;
     if (!t->x87_page_noted) {
-        emit_load(&t->e, T2, GS_WORD(BT_VBASE));
-        emit_store(&t->e, T2, offsetof(struct cpu, x87_page));
+        emit_load(&t->e, T1, GS_WORD(BT_VBASE));
+        emit_store(&t->e, T1, GS_CPU(x87_page));
         t->x87_page_noted = true;
     }
     u32 at = (t->next - t->d.i.len) & PAGE_MASK;
-    emit_gs_imm32(t, offsetof(struct cpu, x87_last),
-                  at | X87_LAST_SET | (u32)p->fop << X87_LAST_FOP);
+    emit_gs_imm32(&t->e, GS_CPU(x87_last), at | X87_LAST_SET | (u32)p->fop << X87_LAST_FOP);
 }
 
-/* T1 is free. */
 static void note_operand(struct tr *t)
 {
     struct emit *e = &t->e;
-    emit_load(e, T1, offsetof(struct cpu, x87_ea));
-    emit_store(e, T1, offsetof(struct cpu, x87_dp));
+    emit_load(e, T1, GS_CPU(x87_ea));
+    emit_store(e, T1, GS_CPU(x87_dp));
     e8(e, 0x65), e8(e, 0x66), e8(e, 0xc7), e8(e, 0x04), e8(e, 0x25); /* mov word gs:[x87_seg], n */
-    e32(e, offsetof(struct cpu, x87_seg));
+    e32(e, GS_CPU(x87_seg));
     e8(e, t->op->i.seg + 1), e8(e, 0);
 }
 
@@ -167,24 +165,25 @@ static void note_operand(struct tr *t)
 
 /*
  * FLDCW, LDMXCSR: what was read is kept where no other CPU can change it, and loaded if it masks
- * all exceptions and has no reserved bit; else the body's turn. T0 = host address.
+ * all exceptions and has no reserved bit; else the body's turn.
  */
 static void emit_load_control(struct tr *t, bool x87)
 {
     struct emit *e = &t->e;
     u32 masks = x87 ? 0x3f : 0x1f80, reserved = x87 ? 0 : ~cpu_fpu_mxcsr_mask(t->c);
+    bt_combine(t);
+    bt_access(t);
     e8(e, 0x45);
     if (x87)
-        e8(e, 0x0f), e8(e, 0xb7), e8(e, 0x3e); /* movzx r15d, word [r14] */
+        e8(e, 0x0f), e8(e, 0xb7), e8(e, 0x2e); /* movzx r13d, word [r14] */
     else
-        e8(e, 0x8b), e8(e, 0x3e); /* mov r15d, [r14] */
+        e8(e, 0x8b), e8(e, 0x2e); /* mov r13d, [r14] */
     emit_store(e, T1, GS_WORD(BT_SCRATCH));
-    bt_save_flags(t);
-    e8(e, 0x41), e8(e, 0xf7), e8(e, 0xc7), e32(e, reserved); /* test r15d, reserved */
-    bt_cold_jump(t);
-    e8(e, 0x41), e8(e, 0xf7), e8(e, 0xd7);                /* not r15d */
-    e8(e, 0x41), e8(e, 0xf7), e8(e, 0xc7), e32(e, masks); /* test r15d, masks */
-    bt_cold_jump(t);
+    e8(e, 0x41), e8(e, 0xf7), e8(e, 0xc5), e32(e, reserved); /* test r13d, reserved */
+    bt_body_if(t, JNZ);
+    e8(e, 0x41), e8(e, 0xf7), e8(e, 0xd5);                /* not r13d */
+    e8(e, 0x41), e8(e, 0xf7), e8(e, 0xc5), e32(e, masks); /* test r13d, masks */
+    bt_body_if(t, JNZ);
     e8(e, 0x65); /* fldcw or ldmxcsr gs:[scratch] */
     if (x87)
         e8(e, 0xd9), e8(e, 0x2c);
@@ -193,24 +192,21 @@ static void emit_load_control(struct tr *t, bool x87)
     e8(e, 0x25), e32(e, GS_WORD(BT_SCRATCH));
 }
 
-static void emit_address(struct tr *t, unsigned size, bool write)
-{
-    bt_ea(t);
-    bt_segment(t, size, write);
-    bt_lookup(t, size, write);
-}
-
 static bool mxcsr(struct tr *t)
 {
     if (t->d.i.adsize == 2)
         return false;
     bool store = t->d.op == X86_STMXCSR;
     check_ready(t, t->d.vex ? FPU_AVX : FPU_SSE);
-    emit_address(t, 4, store);
-    if (store) /* stmxcsr [r14] */
-        e8(&t->e, 0x41), e8(&t->e, 0x0f), e8(&t->e, 0xae), e8(&t->e, 0x1e);
-    else
+    bt_address(t, 4, store);
+    bt_lookup(t, 4, store, ANY_ALIGN);
+    if (store) {
+        bt_combine(t);
+        bt_access(t);
+        e8(&t->e, 0x41), e8(&t->e, 0x0f), e8(&t->e, 0xae), e8(&t->e, 0x1e); /* stmxcsr [r14] */
+    } else {
         emit_load_control(t, false);
+    }
     bt_cold_resume(t);
     return true;
 }
@@ -220,16 +216,18 @@ static bool mxcsr(struct tr *t)
 static void host_memory(struct tr *t, const struct cpu_fpu_plan *p)
 {
     bool note = p->x87_ptr && !cpu_fpu_exc_ptrs(t->c);
-    bt_ea(t);
-    if (note)
-        emit_store(&t->e, T0, offsetof(struct cpu, x87_ea));
-    bt_segment(t, p->size, p->write);
-    if (p->aligned)
-        bt_lookup_aligned(t, p->size, p->write);
-    else
-        bt_lookup(t, p->size, p->write);
-    if (note)
+    if (note) {
+        bt_ea(t);
+        emit_store(&t->e, T0, GS_CPU(x87_ea));
+    }
+    bt_address(t, p->size, p->write);
+    bt_lookup(t, p->size, p->write, p->aligned ? MUST_ALIGN : ANY_ALIGN);
+    if (note) {
+        bt_combine(t);
+        t->areg = T0;
         note_operand(t);
+        e8(&t->e, 0x45), e8(&t->e, 0x31), e8(&t->e, 0xed); /* xor r13d, r13d: flags are saved */
+    }
     if (t->d.op == X86_FLDCW)
         emit_load_control(t, true);
     else
@@ -240,14 +238,17 @@ static bool host(struct tr *t)
 {
     struct cpu_fpu_plan p;
     if (!cpu_fpu_plan(t->c, &t->d, &p) || (p.control && t->d.op != X86_FLDCW) || p.size > 64 ||
-        is_mem(t) != (p.size != 0) || (is_mem(t) && t->d.i.adsize == 2))
+        is_mem(t) != (p.size != 0) || (is_mem(t) && t->d.i.adsize == 2) || !has_room(t))
         return false;
     check_ready(t, p.level);
     if (is_mem(t))
         host_memory(t, &p);
     else
         emit_insn(t);
-    bt_cold_resume(t); /* the page must be noted on the way from the body, too */
+    /* The page must be noted on the way from the body, too. */
+    for (unsigned n = t->op_cold; n < t->ncold; n++)
+        if (t->cold[n].kind != COLD_FPU)
+            t->cold[n].resume = t->e.p;
     if (p.x87_ptr)
         note_pointers(t, &p);
     return true;
@@ -264,8 +265,13 @@ static bool copy_other(struct tr *t)
         return false;
     if (!is_mem(t) && d->width[1] == 1) /* CRC32 of a byte: SPL and AH differ by an empty REX */
         return false;
-    if (is_mem(t))
-        emit_address(t, d->mem_size, x86_row(&d->i)->attr & X86_MEM_WRITE);
+    if (!has_room(t))
+        return false;
+    bool write = x86_row(&d->i)->attr & X86_MEM_WRITE;
+    if (is_mem(t)) {
+        bt_address(t, d->mem_size, write);
+        bt_lookup(t, d->mem_size, write, ANY_ALIGN);
+    }
     emit_insn(t);
     bt_cold_resume(t);
     return true;

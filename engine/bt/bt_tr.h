@@ -1,9 +1,9 @@
 /*
- * bt_tr.h - the translation of one block: what the translator's files share.
+ * bt_tr.h - the translation of one region: what the translator's files share.
  *
- * bt_translate.c is the pipeline; bt_mem.c memory operands and flags across checks; bt_copy.c
- * instructions that are copied with other registers; bt_simd.c the same for FP and SIMD; bt_flow.c
- * the stack and control flow.
+ * bt_translate.c is the pipeline; bt_region.c which blocks, and which flags live between them;
+ * bt_mem.c memory operands and flags across look-ups; bt_copy.c instructions that are copied with
+ * other registers; bt_simd.c the same for FP and SIMD; bt_flow.c the stack and control flow.
  */
 #ifndef POPF_BT_TR_H
 #define POPF_BT_TR_H
@@ -11,76 +11,122 @@
 #include "cpu/cpu_mem.h"
 #include "engine/bt/bt_emit.h"
 
-#define T0 14 /* address; then host address */
-#define T1 15
-#define T2 13
+#define T0  14 /* address */
+#define T1  13 /* what to add to it; free between accesses */
+#define GSP 15 /* the guest's stack pointer */
 
+#define JZ  4
 #define JNZ 5
 
 #define STUB(t, n) ((t)->bt->code + (n)*BT_STUB_SIZE)
 
-/* An out-of-line part: calls the body of an op, then goes on at `resume`. */
-struct cold {
-    u8 *site[5]; /* rel32s of the jumps that come here */
-    unsigned nsites;
-    const struct op *op;
-    u8 *resume;
-    u32 next;   /* offset in the page after the instruction */
-    bool saved; /* flags are in cpu.aflags */
-    bool fpu;   /* code behind it counts on FP state in the host's registers */
-    /* Behind the store: it went to a page with code (bt_stored). */
-    u8 *wrote;
-    bool wrote_saved;
+#define REGION_BLOCKS 24
+#define COLD_MAX      1024
+#define FIXUPS_MAX    128
+
+enum cold_kind {
+    COLD_ACCESS, /* an access that the shadow table does not have, or that may leave its page */
+    COLD_BODY,   /* the body instead */
+    COLD_EXIT,   /* to another place of the page, not translated yet */
+    COLD_POLL,   /* something has happened */
+    COLD_FAR,    /* direct, to another page */
+    COLD_RETURN, /* a return went elsewhere */
+    COLD_FPU,    /* FP state is not loaded */
 };
 
-/* An out-of-line part that gets the FP state, or else calls the body and leaves. */
-struct fpu_check {
-    u8 *site, *resume;
+/* Something out of line, emitted behind the region. */
+struct cold {
+    u8 kind, areg, size, level;
+    bool write, fpu, saved, body_only, rcx_in_t1;
+    u16 at, next; /* offsets of the instruction and of the one behind */
+    s32 offset;   /* of an exit's target */
     const struct op *op;
-    u32 next;
-    u8 level;
-    bool saved, rcx_in_t2;
+    u8 *miss, *cross, *body; /* rel32s that come here: entry is 0; not aligned; to the body */
+    u8 *retry, *aligned;     /* where to go back to */
+    u8 *access;              /* the instruction that may fault */
+    u8 *resume;              /* NULL: the block ends here */
+};
+
+struct region {
+    struct block *blk[REGION_BLOCKS];
+    unsigned n;
+    u32 in[REGION_BLOCKS], out[REGION_BLOCKS]; /* flags that live on entry, and at the end */
+    bool loop[REGION_BLOCKS];                  /* something jumps back to it: it polls */
+    u8 *near[REGION_BLOCKS];
+};
+
+struct fixup {
+    u8 *site;
+    u8 to; /* block of the region */
 };
 
 struct tr {
     struct emit e;
-    const u8 *start;
     struct cpu *c;
     struct bt_cpu *bt;
+    struct region r;
+    unsigned bi; /* the current block's index */
     struct block *b;
     const struct op *op;
     struct x86_decoded d;
-    unsigned next;   /* offset in the page after the current instruction */
+    u8 mode; /* enum tlb_mode */
+    u8 view;
+    u8 word;         /* bytes of a stack slot and of a branch target: 8, or 4 in 32-bit code */
+    u16 at, next;    /* offsets in the page of the current instruction and behind it */
     bool flags_live; /* arithmetic flags as they are before the current instruction matter */
     /* They have been put into cpu.aflags and the host's are not they. Put back only where something
-     * wants them: a row of pops needs no more than one save and one restore. */
+     * wants them: a row of pops needs no more than one save. */
     bool flags_saved;
-    struct cold cold[BLOCK_OPS_MAX];
-    unsigned ncold;
     u32 live[BLOCK_OPS_MAX + 1]; /* flags live before each instruction, and after the last */
     bool live_after;             /* flags matter after the current instruction */
-    struct fpu_check fpu_check[BLOCK_OPS_MAX];
-    unsigned nfpu_checks;
+    u8 areg;                     /* T1 + this is the host address: bt_lookup() */
+    bool sp_aligned;             /* RSP is known to be a multiple of `word` */
     u8 fpu_level; /* enum cpu_fpu_level known to be ready here; 0 after a body, and at any label */
     bool x87_page_noted;
     bool ended;
-    u8 word; /* bytes of a stack slot and of a branch target: 8, or 4 in 32-bit code */
+    unsigned ncold, op_cold; /* the current instruction's begin at op_cold */
+    struct cold cold[COLD_MAX];
+    unsigned nfixups;
+    struct fixup fixup[FIXUPS_MAX];
 };
 
-static inline bool is_temp(unsigned reg)
+/* Guest registers that are in memory, not in a host register. */
+static inline bool is_homed(unsigned reg)
 {
     return reg >= 13 && reg <= 15;
 }
+
+/* The host register of a guest register that is in one. */
+static inline unsigned host_reg(unsigned reg)
+{
+    return reg == RSP ? GSP : reg;
+}
+
+/* bt_region.c */
+
+void bt_find_region(struct tr *t, struct block *b);
+/* It ends its block, but execution goes on with the next instruction unless something has happened.
+ */
+bool bt_goes_on(enum x86_op op);
+/* Index in the region of the block at an offset in the page, or -1. */
+int bt_region_at(const struct tr *t, s64 offset);
+/* The block at an offset of this page, if there is one, in the region or not. */
+struct block *bt_block_at(const struct tr *t, s64 offset);
+/* Flags that the code at an offset of this page wants. */
+u32 bt_live_at(struct tr *t, s64 offset);
+/* Flags live before each instruction of a block, given those after it; returns those before it. */
+u32 bt_block_live(const struct block *b, u32 out, u32 *live);
 
 /* bt_mem.c */
 
 /*
  * Before code that clobbers the host's flags: saves them if they matter and are not saved yet.
- * Before code that wants the guest's flags in the host's: puts them back if they are not there. Use
- * T2.
+ * Before code that wants the guest's flags in the host's: puts them back if they are not there.
+ * Both use T1.
  */
 void bt_save_flags(struct tr *t);
 void bt_want_flags(struct tr *t);
+void bt_restore_flags(struct tr *t); /* from cpu.aflags, whatever is known */
 
 /* The current instruction reads flags, or writes some of those that matter but not all. */
 static inline bool bt_uses_flags(const struct tr *t)
@@ -90,40 +136,35 @@ static inline bool bt_uses_flags(const struct tr *t)
     return row->flags_read & FLAGS_ARITH || (writes && t->flags_live);
 }
 
-/* JNZ to the current instruction's out-of-line part: nothing of the guest's may have changed yet.
- */
-void bt_cold_jump(struct tr *t);
-void bt_cold_jump_cc(struct tr *t, unsigned cc); /* on another condition */
-/* The instruction is done: its out-of-line part, if there is one, comes back here. */
+struct cold *bt_cold(struct tr *t, enum cold_kind kind);
+/* Jcc to the current instruction's body: nothing of the guest's may have changed yet. */
+void bt_body_if(struct tr *t, unsigned cc);
+/* The instruction is done: its out-of-line parts come back here. */
 void bt_cold_resume(struct tr *t);
 
-/* T0 = effective address of the ModRM operand, without segment base. Keeps the flags. Uses T1. */
+/*
+ * The ModRM operand's linear address is in t->areg: a register of the guest's, or T0. Keeps the
+ * flags if they matter. Uses T1.
+ */
+void bt_address(struct tr *t, unsigned size, bool write);
+/*
+ * T1 = what to add to t->areg, of which an access of `size` bytes follows, or off to the body.
+ * Flags that matter are saved. ALIGNED: known to be in one page; MUST_ALIGN: an operand that is not
+ * aligned to its size, a power of 2, is the body's.
+ */
+enum bt_align { ANY_ALIGN, ALIGNED, MUST_ALIGN };
+void bt_lookup(struct tr *t, unsigned size, bool write, enum bt_align align);
+/* After that: T0 = the sum, T1 is free. */
+void bt_combine(struct tr *t);
+/* The next instruction emitted makes the access. */
+void bt_access(struct tr *t);
+/* The ModRM operand's effective address in T0, without segment. Keeps the flags. Uses T1. */
 void bt_ea(struct tr *t);
-/* T0 += the operand's segment base, within its limit, for an access of `size` bytes. Keeps the
- * flags if they matter. Uses T1 and T2. */
-void bt_segment(struct tr *t, unsigned size, bool write);
-/*
- * T0 = linear address of `size` bytes -> host address, or off to the body. Leaves T1 and T2 free,
- * and the flags as they were if they matter.
- */
-void bt_lookup(struct tr *t, unsigned size, bool write);
 
-/*
- * The same for a store of up to 16 bytes that bt_stored() follows. bt_lookup() asks *before* the
- * store whether the page has code; with several CPUs another one may decode from it just then, so
- * it must be asked after it (mem.h). T0 is left alone in between.
- */
-void bt_lookup_store(struct tr *t, unsigned size);
-void bt_stored(struct tr *t);
-/* The same; an operand that is not aligned to its size, a power of 2, is left to the body. */
-void bt_lookup_aligned(struct tr *t, unsigned size, bool write);
-
-/* A guest register in a host register: itself, or `temp`, loaded. */
-unsigned bt_temp(struct tr *t, unsigned reg, unsigned temp);
-/* dst = RIP of `offset` in this page. */
+/* A guest register in a host register: its own, or `temp`, loaded. */
+unsigned bt_reg(struct tr *t, unsigned reg, unsigned temp);
+/* dst = RIP of `offset` in this page. Keeps the flags. */
 void bt_rip(struct tr *t, unsigned dst, s64 offset);
-/* lea T0, [base + index * scale + disp] */
-void bt_lea_sib(struct tr *t, unsigned base, unsigned index, unsigned scale, s32 disp);
 
 /* bt_copy.c: emits the instruction by copying it; false if it cannot be copied. */
 bool bt_copy(struct tr *t);
@@ -132,14 +173,16 @@ bool bt_has_operand(const struct x86_row *row, enum x86_operand kind);
 
 /* bt_simd.c: FP, SIMD and others; false: call the body. */
 bool bt_simd(struct tr *t);
-void bt_simd_cold(struct tr *t); /* after the block */
-
-/* R14 = op, R13 = RIP after it, R15 = where to go on. */
-void bt_body_args(struct tr *t, const struct op *op, u32 next, const u8 *resume);
 
 /* bt_flow.c: stack, LEA and control flow; false: call the body. May end the block. */
 bool bt_flow(struct tr *t);
-/* Leaves the block for an offset relative to its page. */
-void bt_exit(struct tr *t, s64 offset);
+/* On at an offset relative to this page, which may lie outside it. */
+void bt_goto(struct tr *t, s64 offset);
+void bt_far(struct tr *t, struct cold *k); /* out of line: COLD_FAR */
+void bt_lookup_rip(struct tr *t,
+                   u8 *miss); /* jumps to RIP = T0 by the jump table; flags are saved */
+void bt_poll(struct tr *t, u32 live, u16 at); /* leaves for `at` if cpu.poll is set */
+/* After bt_lookup() and friends: did this instruction leave RSP a multiple of the word? */
+void bt_track_sp(struct tr *t);
 
 #endif

@@ -1,202 +1,338 @@
 /*
- * bt_translate.c - one block of 64-bit guest code into host code.
+ * bt_translate.c - a region of guest code into host code.
  *
- * An instruction is emitted in one of three ways: copied, with registers R13..R15 replaced by
- * temporaries and its memory operand by [R14], the host address; by hand (stack, control flow); or
- * as a call of its C body. The first two leave for the body, out of line, when the software TLB
- * does not have the page. Nothing of the guest's state is changed before the last such exit.
+ * An instruction is emitted in one of three ways: copied, with other registers and its memory
+ * operand where the host has it; by hand (stack, control flow); or as a call of its C body. The
+ * first two leave for the body, out of line, when the shadow table does not have the page. Nothing
+ * of the guest's state is changed before the last such exit.
  */
 #include "engine/bt/bt_tr.h"
 
-void bt_body_args(struct tr *t, const struct op *op, u32 next, const u8 *resume)
+#include <stdlib.h>
+
+struct tr *bt_tr_new(void)
 {
-    struct emit *e = &t->e;
-    bt_rip(t, T2, next);
-    e8(e, 0x49), e8(e, 0xbe), e64(e, (u64)op);
-    e8(e, 0x4c), e8(e, 0x8d), e8(e, 0x3d); /* lea r15, [rip + ...] */
-    e32(e, (u32)(resume - (e->p + 4)));
+    return calloc(1, sizeof(struct tr));
 }
 
-static void emit_body(struct tr *t, bool last)
+void bt_tr_free(struct tr *t)
+{
+    free(t);
+}
+
+/* --- data behind calls of stubs --- */
+
+static void put_site(struct tr *t, struct bt_site s, const u8 *retry, const u8 *resume)
+{
+    u8 *at = t->e.p;
+    const u8 *base = retry ? retry : resume;
+    s.retry = base ? (s32)(base - at) : 0;
+    s.resume = base && resume ? (u16)(resume - base) : 0;
+    if (!resume)
+        s.flags |= SITE_LEAVE;
+    *(struct bt_site *)at = s;
+    t->e.p += sizeof(s);
+}
+
+static u32 op_offset(const struct tr *t, const struct op *op)
+{
+    return (u32)((const u8 *)op - t->bt->interp.arena);
+}
+
+static struct bt_site site_of(const struct tr *t, const struct cold *k)
+{
+    return (struct bt_site){.op = op_offset(t, k->op),
+                            .next = k->next,
+                            .size = k->kind == COLD_FPU ? k->level : k->size,
+                            .flags = (k->write ? SITE_WRITE : 0) | (k->fpu ? SITE_FPU : 0)};
+}
+
+/* The current instruction's body. */
+static void emit_body(struct tr *t, enum bt_stub stub)
 {
     bt_want_flags(t);
     t->fpu_level = 0;
-    if (last) {
-        bt_body_args(t, t->op, t->next, t->e.p);
-        emit_jmp(&t->e, STUB(t, BT_STUB_BODY_END));
-        t->ended = true;
-        return;
-    }
-    bt_body_args(t, t->op, t->next, t->e.p);
-    u8 *lea = t->e.p - 4;
-    emit_jmp(&t->e, STUB(t, BT_STUB_BODY));
-    emit_patch(lea, t->e.p);
+    emit_call(&t->e, STUB(t, stub));
+    struct bt_site s = {.op = op_offset(t, t->op), .next = t->next};
+    put_site(t, s, NULL, t->e.p + sizeof(s));
+    t->sp_aligned = false;
 }
 
-static enum bt_stub body_stub(const struct cold *k)
+/* --- out of line --- */
+
+static void patch(u8 *site, const u8 *to)
 {
-    if (k->fpu)
-        return k->saved ? BT_STUB_BODY_FPU_SAVED : BT_STUB_BODY_FPU;
-    return k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY;
+    if (site)
+        emit_patch(site, to);
 }
 
-static void emit_cold(struct tr *t)
-{
-    for (unsigned n = 0; n < t->ncold; n++) {
-        struct cold *k = &t->cold[n];
-        if (k->wrote) {
-            emit_patch(k->wrote, t->e.p);
-            bt_rip(t, T2, k->next);
-            emit_jmp(&t->e, STUB(t, k->wrote_saved ? BT_STUB_WROTE_SAVED : BT_STUB_WROTE));
-        }
-        for (unsigned s = 0; s < k->nsites; s++)
-            emit_patch(k->site[s], t->e.p);
-        if (k->resume) {
-            bt_body_args(t, k->op, k->next, k->resume);
-            emit_jmp(&t->e, STUB(t, body_stub(k)));
-            continue;
-        }
-        /* It ended the block: after its body RIP says where to go. */
-        bt_body_args(t, k->op, k->next, t->e.p);
-        emit_jmp(&t->e, STUB(t, k->saved ? BT_STUB_BODY_END_SAVED : BT_STUB_BODY_END));
-    }
-}
-
-/* --- a block --- */
-
-/* Undefined flags count as written, except where processors leave them as they were: as the
- * interpreter does, and programs may have come to rely on. */
-static u32 flags_written(const struct x86_row *row)
-{
-    switch (row->op) {
-    case X86_BT ... X86_BTC:
-    case X86_BSF:
-    case X86_BSR:
-    case X86_DIV:
-    case X86_IDIV:
-        return row->flags_written;
-    default:
-        return row->attr & X86_FLAGS_MAYBE ? 0 : row->flags_written | row->flags_undef;
-    }
-}
-
-/* Flags that matter before each instruction; after the block all may. */
-static void find_live(struct tr *t)
-{
-    u32 live = t->live[t->b->nops] = FLAGS_ARITH;
-    for (unsigned n = t->b->nops; n-- > 0;) {
-        const struct x86_insn *i = &t->b->op[n].i;
-        if (!i->len) {
-            live = FLAGS_ARITH;
-        } else {
-            const struct x86_row *row = x86_row(i);
-            live = (live & ~flags_written(row)) | (row->flags_read & FLAGS_ARITH);
-        }
-        t->live[n] = live;
-    }
-}
-
-static void emit_prologue(struct tr *t)
+/* The address may cross a page's end, or not: bit 12 tells. */
+static void emit_crossing_test(struct tr *t, const struct cold *k)
 {
     struct emit *e = &t->e;
-    /* From far: R14 = RIP, the page's base follows from it. */
-    emit_lea(e, T0, T0, -(s32)(t->b->gpa & PAGE_MASK));
-    emit_store(e, T0, GS_WORD(BT_VBASE));
-    assert(e->p - t->start == BT_PROLOGUE);
+    emit_patch(k->cross, e->p);
+    emit_lea(e, T1, k->areg, k->size - 1);
+    emit_rr(e, 0x31, k->areg, T1);                                         /* xor r13, areg */
+    e8(e, 0x41), e8(e, 0x0f), e8(e, 0xba), e8(e, 0xe5), e8(e, PAGE_SHIFT); /* bt r13d, 12 */
+    emit_jcc(e, 3, k->aligned);                                            /* jnc */
 }
 
-/* Near entry: looks for events and counts. Where flags matter at entry, with what leaves them. */
-static void emit_check_keeping_flags(struct tr *t, unsigned count)
+static void emit_cold_access(struct tr *t, const struct cold *k)
 {
     struct emit *e = &t->e;
-    e8(e, 0x65), e8(e, 0x44), e8(e, 0x8b), e8(e, 0x2c), e8(e, 0x25); /* mov r13d, gs:[events] */
-    e32(e, offsetof(struct cpu, events));
-    e8(e, 0x65), e8(e, 0xc4), e8(e, 0x62), e8(e, 0x12), e8(e, 0xf5);    /* pext r14d, r13d, */
-    e8(e, 0x34), e8(e, 0x25), e32(e, offsetof(struct cpu, event_mask)); /* gs:[mask] */
-    emit_mov(e, T1, RCX);
-    emit_mov(e, RCX, T0);
-    e8(e, 0xe3), e8(e, 0); /* jrcxz go */
-    u8 *go = e->p;
-    emit_mov(e, RCX, T1);
-    bt_rip(t, T0, (s64)(t->b->gpa & PAGE_MASK));
-    emit_store(e, T0, GS_REG(X86_SLOT_RIP));
-    emit_jmp(e, STUB(t, BT_STUB_LEAVE));
-    go[-1] = (u8)(e->p - go);
-    emit_mov(e, RCX, T1);
-    emit_load(e, T2, offsetof(struct cpu, insns));
-    emit_lea(e, T2, T2, (s32)count);
-    emit_store(e, T2, offsetof(struct cpu, insns));
+    if (k->cross && !k->body_only)
+        emit_crossing_test(t, k);
+    else
+        patch(k->cross, e->p);
+    u8 *body = e->p;
+    e8(e, 0x4c), e8(e, 0x8d), e8(e, 0x2d); /* lea r13, [rip + data] */
+    u8 *lea = e->p;
+    e32(e, 0);
+    emit_jmp(e, STUB(t, BT_STUB_BODY_AT));
+    emit_patch(k->miss, e->p);
+    if (k->areg != T0)
+        emit_mov(e, T0, k->areg);
+    emit_call(e, STUB(t, BT_STUB_MISS));
+    emit_patch(lea, e->p);
+    put_site(t, site_of(t, k), k->retry, k->resume);
+    struct bt_cpu *bt = t->bt;
+    if (k->access)
+        bt->fault[bt->nfaults++] =
+            (struct bt_fault){.at = (u32)(k->access - bt->code), .cold = (u32)(body - bt->code)};
 }
 
-static void emit_check(struct tr *t, unsigned count)
+static void put_exit(struct tr *t, const struct cold *k, bool joinable)
+{
+    emit_call(&t->e, STUB(t, k->saved ? BT_STUB_EXIT_SAVED : BT_STUB_EXIT));
+    u8 *at = t->e.p;
+    *(struct bt_exit *)at = (struct bt_exit){
+        .patch = joinable ? (s32)(k->body - at) : 0, .offset = k->offset, .from = k->at};
+    t->e.p += sizeof(struct bt_exit);
+}
+
+static void emit_cold_one(struct tr *t, const struct cold *k)
 {
     struct emit *e = &t->e;
-    e8(e, 0x65), e8(e, 0x44), e8(e, 0x8b), e8(e, 0x34), e8(e, 0x25); /* mov r14d, gs:[events] */
-    e32(e, offsetof(struct cpu, events));
-    e8(e, 0x65), e8(e, 0x44), e8(e, 0x85), e8(e, 0x34), e8(e, 0x25); /* test r14d, gs:[mask] */
-    e32(e, offsetof(struct cpu, event_mask));
-    u8 *go = emit_jcc(e, JNZ ^ 1, e->p);
-    bt_rip(t, T0, (s64)(t->b->gpa & PAGE_MASK));
-    emit_store(e, T0, GS_REG(X86_SLOT_RIP));
-    emit_jmp(e, STUB(t, BT_STUB_LEAVE));
-    emit_patch(go, e->p);
-    e8(e, 0x65), e8(e, 0x48), e8(e, 0x83), e8(e, 0x04), e8(e, 0x25); /* add gs:[insns], count */
-    e32(e, offsetof(struct cpu, insns));
-    e8(e, count);
+    if (k->kind != COLD_ACCESS)
+        patch(k->body, e->p);
+    if (k->rcx_in_t1)
+        emit_mov(e, RCX, T1);
+    switch (k->kind) {
+    case COLD_ACCESS:
+        emit_cold_access(t, k);
+        break;
+    case COLD_BODY:
+        emit_call(e, STUB(t, k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY));
+        put_site(t, site_of(t, k), NULL, k->body_only ? NULL : k->resume);
+        break;
+    case COLD_FPU:
+        emit_call(e, STUB(t, k->saved ? BT_STUB_FPU_SAVED : BT_STUB_FPU));
+        put_site(t, site_of(t, k), k->retry, k->retry);
+        break;
+    case COLD_EXIT:
+        put_exit(t, k, true);
+        break;
+    case COLD_POLL:
+        put_exit(t, k, false);
+        break;
+    case COLD_RETURN:
+        emit_jmp(e, STUB(t, BT_STUB_LOOKUP + t->view));
+        break;
+    case COLD_FAR:
+        bt_far(t, (struct cold *)k);
+        break;
+    }
 }
+
+/* --- blocks --- */
 
 /* Before an instruction that is copied without a look-up, or done by hand. */
 static void settle_flags(struct tr *t)
 {
     if (!t->flags_live)
         t->flags_saved = false; /* whatever was saved is overwritten before it is read */
-    else if (bt_uses_flags(t))
+    else if (bt_uses_flags(t) && !(t->d.i.prefix & X86_PFX_MEM))
         bt_want_flags(t);
 }
 
-u8 *bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
+/* One that ends its block: its body, and on from there. */
+static void emit_last_body(struct tr *t)
 {
-    u8 *entry = bt->at;
-    struct tr t = {.e.p = entry,
-                   .start = entry,
-                   .c = c,
-                   .bt = bt,
-                   .b = b,
-                   .next = b->gpa & PAGE_MASK,
-                   .word = b->mode == X86_MODE64 ? 8 : 4};
-    const u8 *code = mem_ptr(c->mem, b->gpa), *end = code + PAGE_SIZE - t.next;
-    find_live(&t);
-    emit_prologue(&t);
-    if (t.live[0])
-        emit_check_keeping_flags(&t, b->nops);
+    if (bt_goes_on(t->d.op)) {
+        emit_body(t, BT_STUB_NEXT);
+        return;
+    }
+    emit_body(t, BT_STUB_JUMP);
+    t->ended = true;
+}
+
+static void emit_insn(struct tr *t, bool last)
+{
+    t->op_cold = t->ncold;
+    settle_flags(t);
+    if (bt_flow(t) || bt_copy(t) || bt_simd(t)) {
+        bt_track_sp(t);
+        return;
+    }
+    t->ncold = t->op_cold;
+    if (last && t->b->ends)
+        emit_last_body(t);
     else
-        emit_check(&t, b->nops);
-    for (unsigned n = 0; n < b->nops && !t.ended; n++) {
-        t.op = &b->op[n];
-        bool last = n + 1 == b->nops;
-        if (!t.op->i.len || x86_decode(code, (unsigned)(end - code), b->mode, &t.d) != X86_OK ||
-            t.d.i.len != t.op->i.len) {
-            emit_body(&t, true); /* raises an exception */
+        emit_body(t, BT_STUB_BODY);
+}
+
+static void begin_block(struct tr *t, unsigned n)
+{
+    struct region *r = &t->r;
+    t->bi = n;
+    t->b = r->blk[n];
+    t->at = t->next = t->b->gpa & PAGE_MASK;
+    t->op = t->b->op;
+    t->flags_saved = t->sp_aligned = t->x87_page_noted = t->ended = false;
+    t->fpu_level = 0;
+    bt_block_live(t->b, r->out[n], t->live);
+    r->near[n] = t->e.p;
+    if (r->loop[n])
+        bt_poll(t, r->in[n], t->at);
+}
+
+static void emit_block(struct tr *t, unsigned n)
+{
+    begin_block(t, n);
+    const struct block *b = t->b;
+    const u8 *code = mem_ptr(t->c->mem, b->gpa), *end = code + PAGE_SIZE - t->at;
+    for (unsigned i = 0; i < b->nops && !t->ended; i++) {
+        t->op = &b->op[i];
+        t->at = t->next;
+        t->flags_live = t->live[i] != 0;
+        t->live_after = t->live[i + 1] != 0;
+        if (!t->op->i.len || x86_decode(code, (unsigned)(end - code), b->mode, &t->d) != X86_OK ||
+            t->d.i.len != t->op->i.len) {
+            emit_body(t, BT_STUB_JUMP); /* raises an exception */
+            t->ended = true;
             break;
         }
-        code += t.op->i.len;
-        t.next += t.op->i.len;
-        t.flags_live = t.live[n] != 0;
-        t.live_after = t.live[n + 1] != 0;
-        settle_flags(&t);
-        if (!bt_flow(&t) && !bt_copy(&t) && !bt_simd(&t))
-            emit_body(&t, last && b->ends);
-        else if (t.ended && t.ncold < BLOCK_OPS_MAX && t.cold[t.ncold].op == t.op)
-            t.ncold++;
+        code += t->op->i.len;
+        t->next += t->op->i.len;
+        emit_insn(t, i + 1 == b->nops);
     }
-    if (!t.ended)
-        bt_exit(&t, t.next);
-    emit_cold(&t);
-    bt_simd_cold(&t);
-    if (mem_code_gen(c->mem, b->page) != b->gen)
-        return NULL; /* another CPU has just changed the page: this may mix old and new code */
-    bt->at = (u8 *)align_up((u64)t.e.p, 16);
-    bt->translated++;
-    bt->bytes += (u64)(t.e.p - entry);
-    return entry;
+    if (!t->ended) {
+        t->flags_live = t->r.out[n] != 0;
+        bt_goto(t, t->next);
+    }
+}
+
+static void keep(struct tr *t)
+{
+    for (unsigned n = 0; n < t->r.n; n++) {
+        struct block *b = t->r.blk[n];
+        u32 near = (u32)(t->r.near[n] - t->bt->code);
+        b->near[t->mode] = near;
+        b->check[t->mode] = t->r.loop[n] ? near : 0;
+        b->far[t->mode] = 0;
+        b->live[t->mode] = (u16)t->r.in[n];
+    }
+    t->bt->at = (u8 *)align_up((u64)t->e.p, 16);
+}
+
+static void begin(struct tr *t, struct cpu *c, struct bt_cpu *bt, const struct block *b)
+{
+    t->c = c;
+    t->bt = bt;
+    t->mode = (u8)((c->tlb - c->tlbs[0]) >> TLB_BITS);
+    t->view = (u8)bt_view(t->mode, b->mode == X86_MODE64);
+    t->word = b->mode == X86_MODE64 ? 8 : 4;
+    t->e.p = bt->at;
+    t->ncold = t->nfixups = 0;
+}
+
+bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
+{
+    struct tr *t = bt->tr;
+    unsigned faults = bt->nfaults;
+    begin(t, c, bt, b);
+    bt_find_region(t, b);
+    for (unsigned n = 0; n < t->r.n; n++)
+        emit_block(t, n);
+    for (unsigned n = 0; n < t->nfixups; n++)
+        emit_patch(t->fixup[n].site, t->r.near[t->fixup[n].to]);
+    for (unsigned n = 0; n < t->ncold; n++)
+        emit_cold_one(t, &t->cold[n]);
+    if (mem_code_gen(c->mem, b->page) != b->gen) {
+        bt->nfaults = faults;
+        return false; /* another CPU has just changed the page: this may mix old and new code */
+    }
+    bt->regions++;
+    bt->translated += t->r.n;
+    bt->bytes += (u64)(t->e.p - bt->at);
+    keep(t);
+    return true;
+}
+
+/* --- other ways in --- */
+
+/* From near, with a look for events. */
+static void emit_check(struct tr *t, struct block *b)
+{
+    b->check[t->mode] = (u32)(t->e.p - t->bt->code);
+    bt_poll(t, b->live[t->mode], t->at);
+    emit_jmp(&t->e, t->bt->code + b->near[t->mode]);
+}
+
+/* From far: R14 = RIP (+ salt), all flags in cpu.aflags. */
+static void emit_far(struct tr *t, struct block *b)
+{
+    struct emit *e = &t->e;
+    b->far[t->mode] = (u32)(e->p - t->bt->code);
+    if (BT_USER(t->view))
+        emit_gs(e, 0x2b, T0, GS_WORD(BT_SALT)); /* sub r14, salt */
+    emit_lea(e, T0, T0, -(s32)t->at);
+    emit_store(e, T0, GS_WORD(BT_VBASE));
+    t->flags_saved = true;
+    bt_poll(t, 0, t->at);
+    if (b->live[t->mode])
+        bt_restore_flags(t);
+    emit_jmp(e, t->bt->code + b->near[t->mode]);
+}
+
+void bt_make_entries(struct cpu *c, struct bt_cpu *bt, struct block *b)
+{
+    struct tr *t = bt->tr;
+    begin(t, c, bt, b);
+    t->b = b;
+    t->op = b->op;
+    t->at = t->next = b->gpa & PAGE_MASK;
+    t->flags_saved = false;
+    t->fpu_level = 0;
+    if (!b->check[t->mode])
+        emit_check(t, b);
+    emit_far(t, b);
+    for (unsigned n = 0; n < t->ncold; n++)
+        emit_cold_one(t, &t->cold[n]);
+    bt->at = (u8 *)align_up((u64)t->e.p, 16);
+}
+
+/* --- stubs of the views --- */
+
+static void emit_sentinel(struct tr *t, u8 view)
+{
+    struct emit *e = &t->e;
+    e->p = STUB(t, BT_STUB_SENTINEL + view);
+    /* lea rsp, gs window + base: RSP = GS base + BT_STACK_BASE */
+    e8(e, 0xf3), e8(e, 0x48), e8(e, 0x0f), e8(e, 0xae), e8(e, 0xcc); /* rdgsbase rsp */
+    emit_lea(e, RSP, RSP, (s32)BT_STACK_BASE(view));
+    emit_jmp(e, STUB(t, BT_STUB_LOOKUP + view));
+}
+
+void bt_make_stubs(struct bt_cpu *bt)
+{
+    struct tr *t = bt->tr;
+    t->bt = bt;
+    for (u8 v = 0; v < BT_VIEWS; v++) {
+        t->view = v;
+        emit_sentinel(t, v);
+        t->e.p = STUB(t, BT_STUB_LOOKUP + v);
+        bt_lookup_rip(t, STUB(t, BT_STUB_GOTO));
+        assert(t->e.p <= STUB(t, BT_STUB_LOOKUP + v + 1));
+    }
 }

@@ -38,7 +38,9 @@ struct block {
     u32 gen2;
     u64 page2;
     gpa_t gpa2;
-    u8 *code; /* translation, if there is one */
+    /* For the translator: its translations by enum tlb_mode, as offsets in its code. 0: none */
+    u32 near[3], check[3], far[3];
+    u16 live[3]; /* flags that its near entry wants in the host's */
     struct op op[];
 };
 
@@ -80,6 +82,10 @@ void interp_cache_flush(struct interp_cpu *ic);
 
 /* The block at CS:RIP, decoded if need be. Throws #PF, #GP. */
 struct block *interp_find(struct cpu *c, struct interp_cpu *ic);
+
+/* The block that begins at a physical address, if it is known and good, and does not cross a page.
+ */
+struct block *interp_peek(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, enum x86_mode mode);
 
 /* interp.c, for engines that build on this one: one round of the loop but for running blocks
  * (events, exceptions, single steps): true if blocks may be run now. May throw. */

@@ -210,6 +210,15 @@ static struct block *find_hashed(struct cpu *c, struct interp_cpu *ic, gpa_t gpa
     return NULL;
 }
 
+struct block *interp_peek(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, enum x86_mode mode)
+{
+    for (struct block *b = ic->hash[hash_of(gpa)]; b; b = b->next)
+        if (b->gpa == gpa && b->mode == mode && !b->crosses &&
+            mem_code_gen(c->mem, b->page) == b->gen)
+            return b;
+    return NULL;
+}
+
 static struct block *find_physical(struct cpu *c, struct interp_cpu *ic, gva_t la)
 {
     const struct itlb_entry *page = cpu_code_page(c, la);
