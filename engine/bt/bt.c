@@ -75,6 +75,7 @@ static void reset_stack(struct bt_cpu *bt, unsigned view)
 
 static void forget_jumps(struct bt_cpu *bt)
 {
+    bt->forgotten++;
     for (unsigned v = 0; v < BT_VIEWS; v++) {
         clear_view(bt, v);
         reset_stack(bt, v);
@@ -130,6 +131,7 @@ static void run_body(struct cpu *c, struct bt_cpu *bt, const struct bt_site *s)
 {
     const struct op *op = site_op(bt, s);
     bt->bodies++;
+    bt->body_count[op->i.row]++;
     c->reg[X86_SLOT_RIP] = bt_site_rip(c, s);
     c->insn = &op->i;
     op->fn(c, &op->i);
@@ -582,6 +584,7 @@ static void free_tables(struct bt_cpu *bt)
         if (bt->filled[v])
             munmap(bt->filled[v], BT_JUMPS * sizeof(u16));
     bt_tr_free(bt->tr);
+    free(bt->body_count);
 }
 
 /* Jump tables and prediction stacks, in the room below struct cpu. */
@@ -617,7 +620,8 @@ static int make_tables(struct bt_cpu *bt, struct err *e)
     bt->sigstack_size = 16 * KiB + align_up(max_u64(getauxval(AT_MINSIGSTKSZ), 4096), PAGE_SIZE);
     bt->sigstack = reserve(bt->sigstack_size, PROT_READ | PROT_WRITE);
     bt->tr = bt_tr_new();
-    if (!bt->fault || !bt->sigstack || !bt->tr || make_views(bt))
+    bt->body_count = calloc(x86_row_count, sizeof(*bt->body_count));
+    if (!bt->fault || !bt->sigstack || !bt->tr || !bt->body_count || make_views(bt))
         return err_errno(e, "cannot allocate the translator's tables");
     return 0;
 }
@@ -690,19 +694,48 @@ static void same_state(struct engine *en, struct cpu *c)
 {
 }
 
+/* The instructions whose bodies were called most. */
+static void body_stats(const struct bt_cpu *bt, void (*line)(void *arg, const char *text),
+                       void *arg)
+{
+    u64 sum[X86_OP_COUNT] = {0};
+    for (unsigned n = 0; n < x86_row_count; n++)
+        sum[x86_rows[n].op] += bt->body_count[n];
+    char text[300];
+    int len = snprintf(text, sizeof(text), "cpu%u: bodies:", bt->cpu->id);
+    for (unsigned k = 0; k < 12; k++) {
+        unsigned most = 0;
+        for (unsigned n = 0; n < X86_OP_COUNT; n++)
+            most = sum[n] > sum[most] ? n : most;
+        if (!sum[most])
+            break;
+        len += snprintf(text + len, sizeof(text) - (size_t)len, " %s %llu",
+                        x86_op_name((enum x86_op)most), (unsigned long long)sum[most]);
+        sum[most] = 0;
+    }
+    line(arg, text);
+}
+
 static void stats(struct engine *en, struct cpu *c, void (*line)(void *arg, const char *text),
                   void *arg)
 {
     const struct bt_cpu *bt = c->engine;
-    char text[200];
+    char text[300];
     snprintf(text, sizeof(text),
-             "cpu%u: %llu blocks in %llu regions translated to %llu KiB, entered %llu times; %llu "
-             "misses, %llu bodies, %llu faults",
+             "cpu%u: %llu blocks in %llu regions translated to %llu KiB; entered %llu times, jump "
+             "tables forgotten %llu times",
              c->id, (unsigned long long)bt->translated, (unsigned long long)bt->regions,
              (unsigned long long)bt->bytes >> 10, (unsigned long long)bt->entered,
-             (unsigned long long)bt->misses, (unsigned long long)bt->bodies,
-             (unsigned long long)bt->faults);
+             (unsigned long long)bt->forgotten);
     line(arg, text);
+    snprintf(text, sizeof(text),
+             "cpu%u: shadow table missed %llu times, filled %llu, flushed %llu; %llu host faults; "
+             "%llu bodies called",
+             c->id, (unsigned long long)bt->misses, (unsigned long long)c->shadow_table->fills,
+             (unsigned long long)c->shadow_table->flushes, (unsigned long long)bt->faults,
+             (unsigned long long)bt->bodies);
+    line(arg, text);
+    body_stats(bt, line, arg);
     engine_interp.stats(en, c, line, arg);
 }
 

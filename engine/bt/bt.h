@@ -127,7 +127,9 @@ struct bt_cpu {
     size_t sigstack_size;
     pthread_t thread; /* that has it as its alternate stack */
     bool has_thread;
-    u64 regions, translated, bytes, entered, misses, bodies, faults; /* statistics */
+    /* Statistics. */
+    u64 regions, translated, bytes, entered, misses, bodies, faults, forgotten;
+    u32 *body_count; /* by row of the instruction table */
 };
 
 #define BT_CODE_SIZE  (16 * MiB)
