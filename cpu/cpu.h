@@ -94,6 +94,26 @@ struct tlb_index {
 };
 #define TLB_GLOBAL 0x80
 
+/*
+ * Where code positions have been found since map_epoch changed last, hashed: bits that are not set
+ * spare INVLPG a new epoch. By page, and by 2 MiB for those in large pages.
+ */
+#define CODE_SEEN_BITS  14
+#define CODE_LARGE_BITS 10
+struct code_seen {
+    u64 page[1u << (CODE_SEEN_BITS - 6)];
+    u64 large[1u << (CODE_LARGE_BITS - 6)];
+    bool supervisor; /* CPL 0..2, in a page that is not global */
+};
+
+/* An address space that was left: the code positions of CPL 3 hold again if CR3 is loaded with this
+ * and without a flush. */
+#define CPU_CONTEXTS 8
+struct cpu_context {
+    u64 cr3;
+    u16 user_epoch; /* 0: unused */
+};
+
 /* Things that make a running CPU look up; set from any thread with cpu_event_set(). */
 #define EV_INTR  (1u << 0) /* a maskable interrupt is deliverable: a level, its source clears it */
 #define EV_NMI   (1u << 1)
@@ -158,9 +178,11 @@ struct cpu {
     struct tlb_entry *tlb; /* of the current enum tlb_mode */
     u64 la_mask;           /* linear addresses: ~0 in long mode's 64-bit code, else 2^32-1 */
     struct seg seg[7];     /* ES..GS, and X86_SEG_FLAT */
-    /* Bumped when cached code positions (RIP -> code) may no longer hold: TLB flushes, mode and
-     * privilege changes do not (they are part of the key). */
+    /* What cached code positions (RIP -> code) are good for: any of them for one value of
+     * map_epoch, those of CPL 3 for one value of user_epoch besides, which is never 0 and comes
+     * back with its address space (PCID). Mode and privilege are part of their key. */
     u32 map_epoch;
+    u16 user_epoch;
     bool code_stale; /* the last store hit decoded code: leave the block */
     /* By enum cpu_fpu_level: 0 while emitted FP code may run as it is (cpu_fpu.h). */
     u8 fpu_off[4] __attribute__((aligned(4)));
@@ -210,7 +232,10 @@ struct cpu {
     struct tlb_entry tlbs[TLB_MODES][TLB_SIZE];
     struct itlb_entry itlb[2][ITLB_SIZE];
     struct tlb_index tlb_index[TLB_MODES], itlb_index[2];
-    bool itlb_evicted; /* code positions may be known for pages that left the ITLB */
+    struct code_seen code_seen;
+    struct cpu_context context[CPU_CONTEXTS]; /* address spaces that may come back */
+    u8 context_next;
+    u16 user_epoch_last;
 
     /* --- derived by cpu_update_mode() for the page walker --- */
     u8 paging;         /* enum cpu_paging */

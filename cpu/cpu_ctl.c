@@ -86,9 +86,13 @@ void cpu_write_cr3(struct cpu *c, u64 val)
             cpu_throw_gp(c, 0);
     }
     /* The TLBs hold one PCID's translations: another one's are dropped, asked for or not. */
-    bool keep = val & CR3_NOFLUSH && (val & ~CR3_NOFLUSH) == c->cr3;
-    c->cr3 = val & ~CR3_NOFLUSH;
-    if (!keep)
+    bool noflush = c->cr4 & CR4_PCIDE && val & CR3_NOFLUSH;
+    val &= ~CR3_NOFLUSH;
+    bool same = noflush && val == c->cr3;
+    c->cr3 = val;
+    if (!same && c->cr4 & CR4_PCIDE)
+        cpu_tlb_switch(c, val, noflush);
+    else if (!same)
         cpu_tlb_flush_nonglobal(c);
     trace(c, "CR3", val);
 }

@@ -434,8 +434,6 @@ static void fill_code(struct cpu *c, struct itlb_entry *t, gva_t la, const struc
     gpa_t gpa = w->gpa & ~PAGE_MASK;
     if (t->tag == TLB_NONE)
         x->slot[x->n++] = slot;
-    else
-        c->itlb_evicted = true;
     x->meta[slot] = w->meta;
     *t = (struct itlb_entry){.tag = la & ~PAGE_MASK,
                              .host = r->host + (gpa - r->gpa),
@@ -446,8 +444,11 @@ static void fill_code(struct cpu *c, struct itlb_entry *t, gva_t la, const struc
 const struct itlb_entry *cpu_code_page(struct cpu *c, gva_t la)
 {
     struct itlb_entry *t = &c->itlb[c->cpl == 3][la >> PAGE_SHIFT & (ITLB_SIZE - 1)];
-    if (likely(t->tag == (la & ~PAGE_MASK)))
+    u8 *meta = &c->itlb_index[c->cpl == 3].meta[la >> PAGE_SHIFT & (ITLB_SIZE - 1)];
+    if (likely(t->tag == (la & ~PAGE_MASK))) {
+        cpu_tlb_note_code(c, la, *meta);
         return t;
+    }
     struct walk w;
     if (unlikely(!x86_canonical(la)))
         cpu_throw_gp(c, 0);
@@ -457,6 +458,7 @@ const struct itlb_entry *cpu_code_page(struct cpu *c, gva_t la)
     if (unlikely(!r))
         return NULL;
     fill_code(c, t, la, &w, r);
+    cpu_tlb_note_code(c, la, *meta);
     return t;
 }
 

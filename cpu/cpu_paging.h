@@ -33,6 +33,12 @@ bool cpu_load_pdptes(struct cpu *c, u64 cr3);
 /* What a MOV to CR3 flushes: all but global pages. */
 void cpu_tlb_flush_nonglobal(struct cpu *c);
 
+/* CR3 is loaded while CR4.PCIDE = 1. `noflush`: what is known for this PCID stays. */
+void cpu_tlb_switch(struct cpu *c, u64 cr3, bool noflush);
+
+/* A code position in the page of la, with its struct tlb_index meta, is about to be remembered. */
+void cpu_tlb_note_code(struct cpu *c, gva_t la, u8 meta);
+
 /* All TLBs, whatever the index says: for memory that has never been initialised. */
 void cpu_tlb_init(struct cpu *c);
 

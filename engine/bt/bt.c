@@ -117,6 +117,12 @@ static void catch_up(struct cpu *c, struct bt_cpu *bt)
         bt->epoch = c->map_epoch;
         forget_jumps(bt);
     }
+    u64 salt = (u64)c->user_epoch << 48;
+    if (c->emitted[BT_SALT] != salt) { /* another address space */
+        c->emitted[BT_SALT] = salt;
+        reset_stack(bt, bt_view(TLB_USER, false));
+        reset_stack(bt, bt_view(TLB_USER, true));
+    }
     cpu_shadow_catch_up(c);
 }
 
@@ -193,7 +199,8 @@ const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la)
 static bool undisturbed(struct cpu *c, const struct bt_cpu *bt)
 {
     return !c->code_stale && !cpu_event_pending(c) && c->activity == CPU_RUNNING &&
-           bt->epoch == c->map_epoch && !c->shadow_ss && !c->exc.pending &&
+           bt->epoch == c->map_epoch && c->emitted[BT_SALT] >> 48 == c->user_epoch &&
+           !c->shadow_ss && !c->exc.pending &&
            bt->code_epoch == atomic_load_explicit(&c->mem->code_epoch, memory_order_relaxed);
 }
 
@@ -256,6 +263,12 @@ static bool flat(const struct cpu *c, unsigned seg, bool write)
     return !s->base && s->rd_end >> 32 && (!write || s->wr_end >> 32);
 }
 
+/* User code in the upper half of the address space: far entries do not take it (bt_translate.c). */
+static bool user_in_upper_half(const struct cpu *c)
+{
+    return c->cpl == 3 && c->reg[X86_SLOT_RIP] >> 47;
+}
+
 /*
  * 64-bit code, and 32-bit code with flat segments: translations take base 0 and no limit for
  * granted. Whatever loads a segment register ends its block and comes by here.
@@ -265,7 +278,7 @@ static bool translatable(const struct cpu *c)
     if (c->tlb == c->tlbs[TLB_STRICT])
         return false;
     if (likely(c->mode == X86_MODE64))
-        return true;
+        return !user_in_upper_half(c);
     return c->mode == X86_MODE32 && c->seg[SS].attr & SEG_DB && !c->seg[CS].base &&
            c->seg[CS].limit == 0xffffffff && flat(c, DS, true) && flat(c, ES, true) &&
            flat(c, SS, true);

@@ -279,13 +279,29 @@ static void emit_check(struct tr *t, struct block *b)
     emit_jmp(&t->e, t->bt->code + b->near[t->mode]);
 }
 
+/*
+ * T0 = RIP, without salt. Salt is not added to what is not canonical: that might look like an
+ * address of another space.
+ */
+static void emit_unsalt(struct tr *t)
+{
+    struct emit *e = &t->e;
+    emit_gs(e, 0x2b, T0, GS_WORD(BT_SALT)); /* sub r14, salt */
+    if (t->word == 4)
+        return;
+    e8(e, 0xc4), e8(e, 0x43), e8(e, 0xfb), e8(e, 0xf0), e8(e, 0xee),
+        e8(e, 47);                                          /* rorx r13, r14, 47 */
+    e8(e, 0x41), e8(e, 0xf7), e8(e, 0xc5), e32(e, 0x1ffff); /* test r13d, 1ffff */
+    emit_jcc(e, JNZ, STUB(t, BT_STUB_GOTO));
+}
+
 /* From far: R14 = RIP (+ salt), all flags in cpu.aflags. */
 static void emit_far(struct tr *t, struct block *b)
 {
     struct emit *e = &t->e;
     b->far[t->mode] = (u32)(e->p - t->bt->code);
     if (BT_USER(t->view))
-        emit_gs(e, 0x2b, T0, GS_WORD(BT_SALT)); /* sub r14, salt */
+        emit_unsalt(t);
     emit_lea(e, T0, T0, -(s32)t->at);
     emit_store(e, T0, GS_WORD(BT_VBASE));
     t->flags_saved = true;

@@ -47,9 +47,9 @@ struct block {
 /* RIP -> block, for the linear address space and mode it was found in. */
 struct jump_entry {
     gva_t la;
-    u32 epoch; /* cpu.map_epoch */
+    u32 epoch;      /* cpu.map_epoch */
+    u16 user_epoch; /* likewise, and 0 for CPL 0..2 */
     u8 mode;
-    u8 user;
     struct block *block;
 };
 

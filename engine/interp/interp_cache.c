@@ -234,13 +234,13 @@ struct block *interp_find(struct cpu *c, struct interp_cpu *ic)
 {
     gva_t la = (c->reg[X86_SLOT_RIP] + c->seg[CS].base) & c->la_mask;
     struct jump_entry *j = &ic->jump[(la ^ la >> JUMP_BITS) & ((1u << JUMP_BITS) - 1)];
-    u8 user = c->cpl == 3;
+    u16 user_epoch = c->cpl == 3 ? c->user_epoch : 0;
     if (likely(j->la == la && j->block && j->epoch == c->map_epoch && j->mode == c->mode &&
-               j->user == user && good(c, j->block, la)))
+               j->user_epoch == user_epoch && good(c, j->block, la)))
         return j->block;
     struct block *b = find_physical(c, ic, la);
     if (b)
         *j = (struct jump_entry){
-            .la = la, .epoch = c->map_epoch, .mode = c->mode, .user = user, .block = b};
+            .la = la, .epoch = c->map_epoch, .user_epoch = user_epoch, .mode = c->mode, .block = b};
     return b;
 }
