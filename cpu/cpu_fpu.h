@@ -66,6 +66,7 @@ struct cpu_fpu_plan {
     enum cpu_fpu_level level;
     u8 size; /* of the memory operand */
     bool write, aligned;
+    bool masked;  /* may touch less of it, and does not fault for the rest */
     bool x87_ptr; /* it must be noted in cpu.x87_last */
     bool control; /* may unmask exceptions */
     u16 fop;

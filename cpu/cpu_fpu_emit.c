@@ -507,7 +507,8 @@ bool cpu_fpu_plan(const struct cpu *c, const struct x86_decoded *d, struct cpu_f
         return false;
     prepare(c, d, &o, &wanted);
     const struct fpu_stub *s = &f->stub[lookup(f, &o, &wanted)];
-    bool plain = s->kind == STUB_PLAIN || (s->kind == STUB_ZERO && c->mode == X86_MODE64);
+    bool masked = s->kind == STUB_MASKED && d->vex == 4 && s->size == d->mem_size;
+    bool plain = s->kind == STUB_PLAIN || masked || (s->kind == STUB_ZERO && c->mode == X86_MODE64);
     if (s == f->stub || !plain || !s->ran)
         return false;
     *p = (struct cpu_fpu_plan){
@@ -515,6 +516,7 @@ bool cpu_fpu_plan(const struct cpu *c, const struct x86_decoded *d, struct cpu_f
         .size = s->size,
         .write = s->flags & STUB_WRITE,
         .aligned = s->flags & STUB_ALIGN,
+        .masked = masked,
         .x87_ptr = s->flags & STUB_X87_PTR,
         .control = s->flags & STUB_CONTROL,
         .fop = s->fop & 0x7ff,

@@ -157,14 +157,14 @@ static void fill_write(struct cpu *c, enum tlb_mode m, u64 la, const struct tlb_
     put(s, la >> PAGE_SHIFT, shadow_kind(m, true), t->addend);
 }
 
-bool cpu_shadow_fill(struct cpu *c, gva_t la, unsigned size, bool write)
+bool cpu_shadow_fill(struct cpu *c, gva_t la, unsigned size, bool write, bool walk)
 {
     enum tlb_mode m = (enum tlb_mode)((c->tlb - c->tlbs[0]) >> TLB_BITS);
     gva_t base = la & ~PAGE_MASK;
     struct tlb_entry *t = cpu_tlb_at(c, la);
     if (m == TLB_STRICT)
         return false;
-    if ((write ? t->wr : t->rd) != base)
+    if ((write ? t->wr : t->rd) != base && walk)
         cpu_ptr_slow(c, la, size, write);
     if ((write ? t->wr : t->rd) != base || !cpu_in_page(la, size))
         return false;
@@ -172,22 +172,15 @@ bool cpu_shadow_fill(struct cpu *c, gva_t la, unsigned size, bool write)
         return false;
     struct shadow *s = c->shadow_table;
     s->fills++;
-    bool both = m == TLB_KERNEL_SMAP; /* what SMAP allows is allowed without it */
-    u8 meta = c->tlb_index[m].meta[tlb_slot(la)];
-    fill(c, m, la, t, meta);
-    if (both)
-        fill(c, TLB_KERNEL, la, t, meta);
+    fill(c, m, la, t, c->tlb_index[m].meta[tlb_slot(la)]);
     if (t->wr != base || atomic_load(t->code))
         return true;
     fill_write(c, m, la, t);
-    if (both)
-        fill_write(c, TLB_KERNEL, la, t);
     /* Code may have been decoded from it meanwhile: either we see it, or we are seen (mem.h). */
     atomic_thread_fence(memory_order_seq_cst);
     if (likely(!atomic_load(t->code)))
         return true;
     clear(s, la >> PAGE_SHIFT, shadow_kind(m, true));
-    clear(s, la >> PAGE_SHIFT, shadow_kind(TLB_KERNEL, true));
     return !write;
 }
 

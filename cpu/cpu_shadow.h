@@ -4,10 +4,10 @@
  *
  * One table of SHADOW_SLOTS entries of 8 bytes, reserved behind struct cpu (cpu_window()) and
  * filled on demand, serves reads and writes of every kind of access (enum tlb_mode but TLB_STRICT).
- * The entry of page number p for a kind is at p + (kind << SHADOW_KIND_SHIFT), modulo SHADOW_SLOTS.
- * 0: not known. Pages that share an entry, of whatever kinds, are a multiple of VA_STRIDE apart
- * (mem/va.h): an access through the other's entry hits nothing that is mapped. So emitted code
- * tests for 0 and for an access that leaves its page, and leaves the rest to SIGSEGV.
+ * The entry of page number p for a kind is at p + kind * SHADOW_KIND_STEP, modulo SHADOW_SLOTS.
+ * 0: not known. An access through the entry of another page that shares it hits nothing that is
+ * mapped (mem/va.h). So emitted code tests for 0 and for an access that leaves its page, and leaves
+ * the rest to SIGSEGV.
  *
  * A write entry is only there while no code has been decoded from the page, by any CPU.
  */
@@ -17,11 +17,11 @@
 #include "cpu/cpu.h"
 #include "mem/va.h"
 
-#define SHADOW_BITS       29
-#define SHADOW_SLOTS      (1u << SHADOW_BITS)
-#define SHADOW_SIZE       (8ull * SHADOW_SLOTS) /* bytes: what a 32-bit offset can reach */
-#define SHADOW_KIND_SHIFT 26
-static_assert(VA_STRIDE == 1ull << (SHADOW_KIND_SHIFT + PAGE_SHIFT), "kinds are a stride apart");
+#define SHADOW_BITS      29
+#define SHADOW_SLOTS     (1u << SHADOW_BITS)
+#define SHADOW_SIZE      (8ull * SHADOW_SLOTS) /* bytes: what a 32-bit offset can reach */
+#define SHADOW_KIND_STEP (VA_STRIDE >> PAGE_SHIFT)
+static_assert(VA_PERIOD == 1ull << (SHADOW_BITS + PAGE_SHIFT), "addresses a period apart share");
 
 /* ORDER TLB_MODE */
 static inline unsigned shadow_kind(enum tlb_mode m, bool write)
@@ -31,7 +31,7 @@ static inline unsigned shadow_kind(enum tlb_mode m, bool write)
 
 static inline u32 shadow_slot(u64 la, unsigned kind)
 {
-    return (u32)((la >> PAGE_SHIFT) + ((u64)kind << SHADOW_KIND_SHIFT)) & (SHADOW_SLOTS - 1);
+    return (u32)((la >> PAGE_SHIFT) + kind * SHADOW_KIND_STEP) & (SHADOW_SLOTS - 1);
 }
 
 #define SHADOW_MODES  3
@@ -66,7 +66,7 @@ void cpu_shadow_free(struct cpu *c);
  * like. False: it has to be made by C code (crosses a page, MMIO, ROM, watched, alignment checked,
  * a write to a page with code).
  */
-bool cpu_shadow_fill(struct cpu *c, gva_t la, unsigned size, bool write);
+bool cpu_shadow_fill(struct cpu *c, gva_t la, unsigned size, bool write, bool walk);
 
 /*
  * `c` may not write to this page of mem by its entries any more: true if it could. From the CPU's

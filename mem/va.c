@@ -6,12 +6,13 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define OURS      0x234000000000ull /* where we put things: nobody else goes there by himself */
+#define OURS      0x240000000000ull /* where we put things: nobody else goes there by himself */
 #define OURS_END  0x300000000000ull
 #define ROOM      (12ull << 30) /* left to other mappings to grow, on either side */
-#define SPANS_MAX 1024
+#define SPANS_MAX 8192
+#define SIZE_MOST (128ull << 30)
 
-/* Occupied, modulo VA_STRIDE. */
+/* Of the period, in order: where nothing may be put. */
 struct span {
     u64 from, to;
 };
@@ -20,22 +21,36 @@ struct spans {
     struct span s[SPANS_MAX];
     unsigned n;
     bool full;
+    u64 from, to; /* the last mapping, with its room: added when it is known not to go on */
 };
 
 static void add(struct spans *sp, u64 from, u64 to)
 {
-    if (to - from >= VA_STRIDE || sp->n + 2 > SPANS_MAX) {
+    if (to - from >= VA_PERIOD || sp->n + 2 > SPANS_MAX) {
         sp->full = true;
         return;
     }
-    from %= VA_STRIDE;
-    to = (to - 1) % VA_STRIDE + 1;
+    from %= VA_PERIOD;
+    to = (to - 1) % VA_PERIOD + 1;
     if (from < to) {
         sp->s[sp->n++] = (struct span){from, to};
     } else {
-        sp->s[sp->n++] = (struct span){from, VA_STRIDE};
+        sp->s[sp->n++] = (struct span){from, VA_PERIOD};
         sp->s[sp->n++] = (struct span){0, to};
     }
+}
+
+static void add_last(struct spans *sp)
+{
+    if (sp->from == sp->to)
+        return;
+    u64 base = VA_KINDS * VA_PERIOD; /* keeps it positive */
+    for (u64 j = 0; j < VA_KINDS; j++) {
+        add(sp, base + sp->from + j * VA_STRIDE, base + sp->to + j * VA_STRIDE);
+        if (j)
+            add(sp, base + sp->from - j * VA_STRIDE, base + sp->to - j * VA_STRIDE);
+    }
+    sp->from = sp->to = 0;
 }
 
 static void add_mapping(struct spans *sp, u64 from, u64 to)
@@ -45,15 +60,14 @@ static void add_mapping(struct spans *sp, u64 from, u64 to)
     bool ours = from >= OURS && to <= OURS_END;
     u64 room = ours ? PAGE_SIZE : ROOM;
     from = from > room ? from - room : 0;
-    /* Neighbours share their room: one span, for one machine has many mappings. */
-    struct span *last = sp->n ? &sp->s[sp->n - 1] : NULL;
-    u64 start = from % VA_STRIDE;
-    if (last && start >= last->from && start <= last->to &&
-        start + (to + room - from) <= VA_STRIDE) {
-        last->to = max_u64(last->to, start + (to + room - from));
+    to += room;
+    if (sp->from != sp->to && from <= sp->to) { /* neighbours share their room */
+        sp->to = max_u64(sp->to, to);
         return;
     }
-    add(sp, from, to + room);
+    add_last(sp);
+    sp->from = from;
+    sp->to = to;
 }
 
 static bool read_mappings(struct spans *sp)
@@ -70,6 +84,7 @@ static bool read_mappings(struct spans *sp)
         whole = strchr(line, '\n') != NULL;
     }
     fclose(f);
+    add_last(sp);
     return !sp->full;
 }
 
@@ -79,7 +94,7 @@ static int by_start(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Offset modulo VA_STRIDE of the first gap of `size` bytes, or VA_STRIDE. */
+/* Where in the period the first gap of `size` bytes is, or VA_PERIOD. */
 static u64 find_gap(struct spans *sp, u64 size)
 {
     qsort(sp->s, sp->n, sizeof(sp->s[0]), by_start);
@@ -89,21 +104,21 @@ static u64 find_gap(struct spans *sp, u64 size)
             return at;
         at = max_u64(at, align_up(sp->s[i].to, PAGE_SIZE));
     }
-    return VA_STRIDE - at >= size ? at : VA_STRIDE;
+    return VA_PERIOD - at >= size ? at : VA_PERIOD;
 }
 
 static void *place(u64 size, int prot)
 {
     struct spans *sp = calloc(1, sizeof(*sp));
-    if (!sp || size >= VA_STRIDE || !read_mappings(sp)) {
+    if (!sp || size >= SIZE_MOST || !read_mappings(sp)) {
         free(sp);
         return NULL;
     }
     u64 gap = find_gap(sp, size);
     free(sp);
-    if (gap == VA_STRIDE)
+    if (gap == VA_PERIOD)
         return NULL;
-    for (u64 at = OURS + gap; at + size <= OURS_END; at += VA_STRIDE) {
+    for (u64 at = OURS + gap; at + size <= OURS_END; at += VA_PERIOD) {
         void *p = mmap((void *)at, size, prot,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
         if (p == (void *)at)

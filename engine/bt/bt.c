@@ -185,7 +185,7 @@ const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la)
     bt->misses++;
     c->reg[X86_SLOT_RIP] = bt_site_rip(c, s);
     c->insn = &op->i;
-    bool filled = cpu_shadow_fill(c, la, s->size, s->flags & SITE_WRITE);
+    bool filled = cpu_shadow_fill(c, la, s->size, s->flags & SITE_WRITE, !(s->flags & SITE_MASKED));
     c->insn = NULL;
     if (!filled)
         return body_then(c, bt, s);

@@ -65,7 +65,12 @@ struct bt_site {
     u8 size;    /* of the access; level of FP state wanted */
     u8 flags;   /* SITE_x */
 } __attribute__((packed));
-enum { SITE_WRITE = 1, SITE_FPU = 2, SITE_LEAVE = 4 };
+enum {
+    SITE_WRITE = 1,
+    SITE_FPU = 2, /* the code behind counts on the FP state */
+    SITE_LEAVE = 4,
+    SITE_MASKED = 8, /* the access need not take place */
+};
 
 /* An exit to an offset of the same page. */
 struct bt_exit {

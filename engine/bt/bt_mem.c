@@ -213,7 +213,7 @@ void bt_lookup(struct tr *t, unsigned size, bool write, enum bt_align align)
     e8(e, 0xc4), e8(e, 0x43 | (a & 8 ? 0 : 0x20)); /* rorx r13, a, 12 */
     e8(e, 0xfb), e8(e, 0xf0), e8(e, 0xc0 | (T1 & 7) << 3 | (a & 7)), e8(e, PAGE_SHIFT);
     e8(e, 0x65), e8(e, 0x67), e8(e, 0x4e), e8(e, 0x8b); /* mov r13, gs:[r13d * 8 + kind] */
-    e8(e, 0x2c), e8(e, 0xed), e32(e, shadow_kind(t->mode, write) << (SHADOW_KIND_SHIFT + 3));
+    e8(e, 0x2c), e8(e, 0xed), e32(e, (u32)(8 * SHADOW_KIND_STEP * shadow_kind(t->mode, write)));
     e8(e, 0x4d), e8(e, 0x85), e8(e, 0xed); /* test r13, r13 */
     k->miss = emit_jcc(e, JZ, e->p);
 }

@@ -222,6 +222,7 @@ static void host_memory(struct tr *t, const struct cpu_fpu_plan *p)
     }
     bt_address(t, p->size, p->write);
     bt_lookup(t, p->size, p->write, p->aligned ? MUST_ALIGN : ANY_ALIGN);
+    t->cold[t->ncold - 1].masked = p->masked;
     if (note) {
         bt_combine(t);
         t->areg = T0;

@@ -37,7 +37,7 @@ enum cold_kind {
 /* Something out of line, emitted behind the region. */
 struct cold {
     u8 kind, areg, size, level;
-    bool write, fpu, saved, body_only, rcx_in_t1;
+    bool write, fpu, saved, body_only, masked, rcx_in_t1;
     u16 at, next; /* offsets of the instruction and of the one behind */
     s32 offset;   /* of an exit's target */
     const struct op *op;

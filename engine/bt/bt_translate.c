@@ -44,7 +44,8 @@ static struct bt_site site_of(const struct tr *t, const struct cold *k)
     return (struct bt_site){.op = op_offset(t, k->op),
                             .next = k->next,
                             .size = k->kind == COLD_FPU ? k->level : k->size,
-                            .flags = (k->write ? SITE_WRITE : 0) | (k->fpu ? SITE_FPU : 0)};
+                            .flags = (k->write ? SITE_WRITE : 0) | (k->fpu ? SITE_FPU : 0) |
+                                     (k->masked ? SITE_MASKED : 0)};
 }
 
 /* The current instruction's body. */
