@@ -82,6 +82,7 @@ bool cpu_fpu_plan(const struct cpu *c, const struct x86_decoded *d, struct cpu_f
  * nor R13). */
 struct cpu_fpu_regs {
     u8 reg, rm, vvvv, mem, index;
+    s32 disp; /* to be added; only with an index */
 };
 
 /* The instruction with these registers, as 64-bit code: its length, at most 16. Good for integer

@@ -40,6 +40,7 @@ struct enc {
     bool pcmpestr, pcmpistr, stsw, maskmov;
     u8 opcode;
     u8 reg, rm, vvvv, index; /* register numbers for the new encoding */
+    s32 disp;
     bool w;
 };
 
@@ -207,11 +208,11 @@ static void put_insn(struct buf *o, const struct enc *e)
         put_legacy(o, e);
     put(o, e->opcode);
     if (e->index) {
-        bool disp8 = (e->rm & 7) == RBP; /* there is no other form for this base */
-        put(o, (disp8 ? 0x44 : 0x04) | (e->reg & 7) << 3);
+        bool none = !e->disp && (e->rm & 7) != RBP; /* there is no such form for this base */
+        put(o, (none ? 0x04 : 0x84) | (e->reg & 7) << 3);
         put(o, (e->index & 7) << 3 | (e->rm & 7));
-        if (disp8)
-            put(o, 0);
+        for (unsigned n = 0; n < 4 && !none; n++)
+            put(o, (u8)((u32)e->disp >> 8 * n));
     } else if (d->modrm_at) {
         put(o, (e->mem ? 0x00 : 0xc0) | (e->reg & 7) << 3 | (e->rm & 7));
     }
@@ -533,6 +534,7 @@ unsigned cpu_fpu_encode(const struct x86_decoded *d, bool mode64, const struct c
     e.reg = e.gpr_reg ? r->reg : e.reg;
     e.rm = e.mem ? r->mem : e.gpr_rm ? r->rm : e.rm;
     e.index = e.mem ? r->index : 0;
+    e.disp = r->disp;
     e.vvvv = e.gpr_vvvv ? r->vvvv : e.vvvv;
     put_insn(&o, &e);
     cpu_copy(out, o.b, o.n);

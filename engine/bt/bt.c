@@ -293,7 +293,7 @@ static bool translated(struct cpu *c, struct bt_cpu *bt, struct block *b, unsign
         b->heat++;
         return false;
     }
-    if ((size_t)(bt->code_end - bt->at) < BT_REGION_ROOM || bt->nfaults + 1024 > BT_FAULTS_MAX) {
+    if ((size_t)(bt->code_end - bt->at) < BT_REGION_ROOM || bt->nfaults + 2048 > BT_FAULTS_MAX) {
         interp_cache_flush(&bt->interp);
         catch_up(c, bt);
         return false;

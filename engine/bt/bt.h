@@ -44,6 +44,7 @@ enum bt_word {
     BT_IN_CODE,  /* 1 while emitted code runs: other CPUs wait for it to be 0 */
     BT_SALT,     /* of the user views' jump table: the address space */
     BT_SCRATCH,
+    BT_GROUP, /* GROUPS_MAX words */
 };
 
 /*

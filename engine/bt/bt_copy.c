@@ -70,10 +70,10 @@ static bool has_g(const struct tr *t)
     return bt_has_operand(x86_row(&t->d.i), X86_O_G);
 }
 
-static bool high_byte(const struct tr *t)
+bool bt_high_byte(const struct x86_decoded *d)
 {
-    const struct x86_insn *i = &t->d.i;
-    bool e = !(i->prefix & X86_PFX_MEM) && t->d.modrm_at && i->rm >= X86_HIGH_BYTE;
+    const struct x86_insn *i = &d->i;
+    bool e = !(i->prefix & X86_PFX_MEM) && d->modrm_at && i->rm >= X86_HIGH_BYTE;
     return e || i->reg >= X86_HIGH_BYTE;
 }
 
@@ -154,8 +154,7 @@ static void copy_memory(struct tr *t)
     const struct x86_decoded *d = &t->d;
     const struct x86_row *row = x86_row(&d->i);
     bool write = row->attr & X86_MEM_WRITE;
-    bt_address(t, d->mem_size, write);
-    bt_lookup(t, d->mem_size, write, ANY_ALIGN);
+    bt_operand(t, d->mem_size, write, ANY_ALIGN);
     unsigned g = d->i.reg;
     bool g_homed = has_g(t) && is_homed(g);
     bool wants = bt_uses_flags(t) && t->flags_saved;
@@ -166,8 +165,10 @@ static void copy_memory(struct tr *t)
         bt_want_flags(t);
     unsigned ext = d->bytes[d->modrm_at] >> 3 & 7;
     unsigned field = has_g(t) ? host_reg(g) : ext;
-    if (g_homed)
+    if (g_homed) {
+        bt_t1_used(t);
         emit_load(&t->e, field = T1, GS_REG(g));
+    }
     bt_access(t);
     unsigned base = combined ? T0 : t->areg;
     unsigned rex = (d->rex & 8) | (field >> 3 & 1) << 2 | (base >> 3 & 1);
@@ -175,7 +176,7 @@ static void copy_memory(struct tr *t)
     if (combined)
         emit_base_disp(&t->e, field, base, 0);
     else
-        emit_sib(&t->e, field, base, T1, 0, 0);
+        emit_sib(&t->e, field, base, T1, 0, t->adisp);
     emit_imm(t);
     if (g_homed && bt_operand_written(row, X86_O_G))
         emit_store(&t->e, T1, GS_REG(g));
@@ -233,23 +234,29 @@ static bool copyable_bit(const struct x86_decoded *d)
     return !(d->i.prefix & X86_PFX_MEM) || x86_row(&d->i)->operand[1] == X86_O_I;
 }
 
+bool bt_copyable(const struct x86_decoded *d)
+{
+    if ((!copyable(d->op) && !copyable_bit(d)) || d->vex)
+        return false;
+    bool rep = d->i.prefix & (X86_PFX_REP | X86_PFX_REPNE) && d->op != X86_TZCNT &&
+               d->op != X86_LZCNT && d->op != X86_POPCNT;
+    if (rep || bt_has_operand(x86_row(&d->i), X86_O_O))
+        return false;
+    return !(d->i.prefix & X86_PFX_MEM) || (d->mem_size && d->i.adsize != 2);
+}
+
 bool bt_copy(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
-    if ((!copyable(d->op) && !copyable_bit(d)) || d->vex)
-        return false;
-    const struct x86_row *row = x86_row(&d->i);
-    if (bt_has_operand(row, X86_O_O) ||
-        (d->i.prefix & (X86_PFX_REP | X86_PFX_REPNE) && d->op != X86_TZCNT && d->op != X86_LZCNT &&
-         d->op != X86_POPCNT))
+    if (!bt_copyable(d))
         return false;
     if (d->i.prefix & X86_PFX_MEM) {
-        if (high_byte(t) || !d->mem_size || d->i.adsize == 2)
+        if (bt_high_byte(d))
             return false;
         copy_memory(t);
         return true;
     }
-    if (high_byte(t)) { /* only possible without REX: then no register is above 7 */
+    if (bt_high_byte(d)) { /* only possible without REX: then no register is above 7 */
         if ((has_g(t) && d->i.reg == RSP) || d->i.rm == RSP) /* ESP needs one now */
             return false;
         emit_verbatim(t);

@@ -10,7 +10,7 @@ static bool emit_lea_insn(struct tr *t)
     const struct x86_insn *i = &t->op->i;
     if (i->opsize == 2 || i->adsize == 2)
         return false;
-    bt_ea(t);
+    bt_ea(t, 0);
     unsigned dst = is_homed(i->reg) ? T0 : host_reg(i->reg);
     if (i->opsize == 4 && i->adsize == 8) {
         e8(&t->e, 0x44 | (dst >> 3 & 1)), e8(&t->e, 0x89); /* mov dst32, r14d */
@@ -27,11 +27,11 @@ static bool emit_lea_insn(struct tr *t)
 
 /* RSP is looked at once per block; where it is not aligned the body is called, and the block left.
  */
-static enum bt_align stack_align(struct tr *t)
+static void stack_align(struct tr *t)
 {
     struct emit *e = &t->e;
     if (t->sp_aligned)
-        return ALIGNED;
+        return;
     bt_save_flags(t);
     e8(e, 0x41), e8(e, 0xf6), e8(e, 0xc7), e8(e, t->word - 1); /* test r15b, word - 1 */
     struct cold *k = bt_cold(t, COLD_BODY);
@@ -39,7 +39,6 @@ static enum bt_align stack_align(struct tr *t)
     k->body_only = true;
     k->body = emit_jcc(e, JNZ, e->p);
     t->sp_aligned = true;
-    return ALIGNED;
 }
 
 /* lea r15, [r15 + by] */
@@ -48,35 +47,31 @@ static void emit_adjust_sp(struct tr *t, s32 by)
     emit_mem_sized(&t->e, t->word, 0x8d, GSP, GSP, by);
 }
 
-/* For the slot under the stack pointer: T0 its linear address, T1 what to add. */
+/* For the slot under the stack pointer. */
 static void emit_push_lookup(struct tr *t)
 {
-    enum bt_align a = stack_align(t);
-    emit_mem_sized(&t->e, t->word, 0x8d, T0, GSP, -t->word);
-    t->areg = T0;
-    bt_lookup(t, t->word, true, a);
+    stack_align(t);
+    bt_stack_operand(t, -t->word, true);
 }
 
-/* T1 = what to add to RSP for reading. */
+/* For the one at it. */
 static void emit_pop_lookup(struct tr *t)
 {
-    enum bt_align a = stack_align(t);
-    t->areg = GSP;
-    bt_lookup(t, t->word, false, a);
+    stack_align(t);
+    bt_stack_operand(t, 0, false);
 }
 
-/* OP reg, [areg + T1] of a word */
+/* OP reg, the operand that was looked up, a word */
 static void emit_word(struct tr *t, unsigned op, unsigned reg)
 {
     bt_access(t);
-    emit_mem_index(&t->e, t->word, op, reg, t->areg, T1, 0);
+    emit_mem_index(&t->e, t->word, op, reg, t->areg, T1, t->adisp);
 }
 
 /* The memory operand, a word of the stack's width, into T0. */
 static void emit_operand_word(struct tr *t)
 {
-    bt_address(t, t->word, false);
-    bt_lookup(t, t->word, false, ANY_ALIGN);
+    bt_operand(t, t->word, false, ANY_ALIGN);
     emit_word(t, 0x8b, T0);
 }
 
@@ -95,11 +90,12 @@ static bool emit_push(struct tr *t)
     emit_push_lookup(t);
     if (imm) {
         bt_access(t);
-        e8(&t->e, 0x43 | (t->word & 8)), e8(&t->e, 0xc7); /* mov [r14 + r13], imm32 */
-        emit_sib(&t->e, 0, T0, T1, 0, 0);
+        e8(&t->e, 0x42 | (t->word & 8) | t->areg >> 3), e8(&t->e, 0xc7); /* mov [], imm32 */
+        emit_sib(&t->e, 0, t->areg, T1, 0, t->adisp);
         e32(&t->e, (u32)d->i.imm);
     } else if (mem || is_homed(reg)) {
         bt_combine(t);
+        bt_t1_used(t);
         emit_load(&t->e, T1, mem ? GS_WORD(BT_TARGET) : GS_REG(reg));
         bt_access(t);
         emit_mem_sized(&t->e, t->word, 0x89, T1, T0, 0);
@@ -119,6 +115,8 @@ static bool emit_pop(struct tr *t)
     unsigned reg = x86_row(&d->i)->operand[0] == X86_O_Z ? d->i.reg : d->i.rm;
     unsigned h = is_homed(reg) ? T1 : host_reg(reg);
     emit_pop_lookup(t);
+    if (h == T1)
+        bt_t1_used(t);
     emit_word(t, 0x8b, h);
     if (reg != RSP)
         emit_adjust_sp(t, t->word);
@@ -135,6 +133,7 @@ static bool emit_leave_insn(struct tr *t)
         return false;
     t->areg = RBP;
     bt_lookup(t, t->word, false, ANY_ALIGN);
+    bt_t1_used(t);
     emit_mov(&t->e, T0, RBP);
     bt_access(t);
     emit_mem_index(&t->e, t->word, 0x8b, RBP, RBP, T1, 0);
@@ -274,7 +273,8 @@ static void flags_for(struct tr *t, s64 offset)
 
 static bool is_next(const struct tr *t, s64 offset)
 {
-    return in_page(offset) && t->bi + 1 < t->r.n && bt_region_at(t, offset) == (int)t->bi + 1;
+    return !t->slow && in_page(offset) && t->bi + 1 < t->r.n &&
+           bt_region_at(t, offset) == (int)t->bi + 1;
 }
 
 void bt_goto(struct tr *t, s64 offset)

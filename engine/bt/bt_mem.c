@@ -10,6 +10,7 @@ void bt_save_flags(struct tr *t)
     if (!t->flags_live || t->flags_saved)
         return;
     struct emit *e = &t->e;
+    bt_t1_used(t);
     t->flags_saved = true;
     emit_mov(e, T1, RAX);
     e8(e, 0x9f);                           /* lahf */
@@ -22,6 +23,7 @@ void bt_save_flags(struct tr *t)
 void bt_restore_flags(struct tr *t)
 {
     struct emit *e = &t->e;
+    bt_t1_used(t);
     emit_mov(e, T1, RAX);
     e8(e, 0x65), e8(e, 0x0f), e8(e, 0xb7); /* movzx eax, gs:[aflags] */
     e8(e, 0x04), e8(e, 0x25), e32(e, GS_CPU(aflags));
@@ -72,6 +74,8 @@ unsigned bt_reg(struct tr *t, unsigned reg, unsigned temp)
 {
     if (!is_homed(reg))
         return host_reg(reg);
+    if (temp == T1)
+        bt_t1_used(t);
     emit_load(&t->e, temp, GS_REG(reg));
     return temp;
 }
@@ -109,33 +113,38 @@ static void emit_lea_scaled(struct tr *t, unsigned width, unsigned index, unsign
     e32(e, (u32)disp);
 }
 
-void bt_ea(struct tr *t)
+void bt_ea(struct tr *t, s32 more)
 {
     const struct x86_insn *i = &t->op->i;
     unsigned width = i->adsize;
+    s32 disp = i->disp + more;
     if (i->base == X86_SLOT_RIP) {
         emit_load(&t->e, T0, GS_WORD(BT_VBASE));
-        emit_mem_sized(&t->e, width, 0x8d, T0, T0, (s32)t->next + i->disp);
+        emit_mem_sized(&t->e, width, 0x8d, T0, T0, (s32)t->next + disp);
     } else if (i->index != X86_SLOT_ZERO) {
         unsigned index = bt_reg(t, i->index, T1);
         if (i->base == X86_SLOT_ZERO)
-            emit_lea_scaled(t, width, index, i->scale, i->disp);
+            emit_lea_scaled(t, width, index, i->scale, disp);
         else
-            emit_lea_sib(t, width, bt_reg(t, i->base, T0), index, i->scale, i->disp);
+            emit_lea_sib(t, width, bt_reg(t, i->base, T0), index, i->scale, disp);
     } else if (i->base != X86_SLOT_ZERO) {
-        emit_mem_sized(&t->e, width, 0x8d, T0, bt_reg(t, i->base, T0), i->disp);
+        emit_mem_sized(&t->e, width, 0x8d, T0, bt_reg(t, i->base, T0), disp);
     } else {
-        emit_mov_imm(t, T0, i->disp);
+        emit_mov_imm(t, T0, disp);
         if (width == 4)
             emit_zero_extend(&t->e, T0);
     }
 }
 
 /* In 32-bit code translations are entered only while CS, DS, ES and SS are flat (bt.c). */
+bool bt_is_flat(const struct tr *t, unsigned seg)
+{
+    return seg == X86_SEG_FLAT || (t->word == 4 && seg < FS && seg != CS); /* CS: no writing */
+}
+
 static bool is_flat(const struct tr *t)
 {
-    unsigned seg = t->op->i.seg;
-    return seg == X86_SEG_FLAT || (t->word == 4 && seg < FS && seg != CS); /* CS: no writing */
+    return bt_is_flat(t, t->op->i.seg);
 }
 
 static u32 seg_field(const struct tr *t, u32 field)
@@ -156,13 +165,14 @@ static void emit_limit_check(struct tr *t, unsigned size, bool write)
 
 void bt_address(struct tr *t, unsigned size, bool write)
 {
+    t->adisp = 0;
     const struct x86_insn *i = &t->op->i;
     if (is_flat(t) && i->base < 16 && i->index == X86_SLOT_ZERO && !i->disp && !is_homed(i->base) &&
         i->adsize == t->word) {
         t->areg = host_reg(i->base);
         return;
     }
-    bt_ea(t);
+    bt_ea(t, 0);
     t->areg = T0;
     if (is_flat(t))
         return;
@@ -191,16 +201,36 @@ static bool on_aligned_stack(const struct tr *t, unsigned size)
            is_flat(t);
 }
 
+/* T1 = the table's entry for the page of register `a`; JZ where there is none: its rel32. */
+static u8 *emit_table(struct tr *t, unsigned a, bool write)
+{
+    struct emit *e = &t->e;
+    bt_t1_used(t);
+    e8(e, 0xc4), e8(e, 0x43 | (a & 8 ? 0 : 0x20)); /* rorx r13, a, 12 */
+    e8(e, 0xfb), e8(e, 0xf0), e8(e, 0xc0 | (T1 & 7) << 3 | (a & 7)), e8(e, PAGE_SHIFT);
+    e8(e, 0x65), e8(e, 0x67), e8(e, 0x4e), e8(e, 0x8b); /* mov r13, gs:[r13d * 8 + kind] */
+    e8(e, 0x2c), e8(e, 0xed), e32(e, (u32)(8 * SHADOW_KIND_STEP * shadow_kind(t->mode, write)));
+    e8(e, 0x4d), e8(e, 0x85), e8(e, 0xed); /* test r13, r13 */
+    return emit_jcc(e, JZ, e->p);
+}
+
+static struct cold *cold_access(struct tr *t, unsigned size, bool write)
+{
+    struct cold *k = bt_cold(t, COLD_ACCESS);
+    k->saved = t->flags_live;
+    k->areg = t->areg;
+    k->size = (u8)size;
+    k->write = write;
+    return k;
+}
+
 void bt_lookup(struct tr *t, unsigned size, bool write, enum bt_align align)
 {
     struct emit *e = &t->e;
     unsigned a = t->areg;
+    t->adisp = 0;
     bt_save_flags(t);
-    struct cold *k = bt_cold(t, COLD_ACCESS);
-    k->saved = t->flags_live;
-    k->areg = (u8)a;
-    k->size = (u8)size;
-    k->write = write;
+    struct cold *k = cold_access(t, size, write);
     k->body_only = align == MUST_ALIGN;
     if (align == ANY_ALIGN && on_aligned_stack(t, size))
         align = ALIGNED;
@@ -210,17 +240,127 @@ void bt_lookup(struct tr *t, unsigned size, bool write, enum bt_align align)
         k->cross = emit_jcc(e, JNZ, e->p);
     }
     k->aligned = k->retry = e->p;
-    e8(e, 0xc4), e8(e, 0x43 | (a & 8 ? 0 : 0x20)); /* rorx r13, a, 12 */
-    e8(e, 0xfb), e8(e, 0xf0), e8(e, 0xc0 | (T1 & 7) << 3 | (a & 7)), e8(e, PAGE_SHIFT);
-    e8(e, 0x65), e8(e, 0x67), e8(e, 0x4e), e8(e, 0x8b); /* mov r13, gs:[r13d * 8 + kind] */
-    e8(e, 0x2c), e8(e, 0xed), e32(e, (u32)(8 * SHADOW_KIND_STEP * shadow_kind(t->mode, write)));
-    e8(e, 0x4d), e8(e, 0x85), e8(e, 0xed); /* test r13, r13 */
-    k->miss = emit_jcc(e, JZ, e->p);
+    k->miss = emit_table(t, a, write);
+}
+
+/* --- shared --- */
+
+static u32 group_word(const struct tr *t, const struct group *g)
+{
+    return GS_WORD(BT_GROUP + (unsigned)(g - t->group));
+}
+
+/*
+ * The first of a group: T0 = where the group begins, for sure in one page with its end; T1 = what
+ * to add, kept for the others.
+ */
+static void emit_leader(struct tr *t, struct group *g, u8 *start, unsigned size, s32 ahead)
+{
+    struct emit *e = &t->e;
+    struct cold *slow = bt_cold(t, COLD_SLOW);
+    slow->blk = (u8)t->bi;
+    slow->insn = (u8)t->insn;
+    emit_lea(e, T1, T0, g->hi - g->lo - 1);
+    emit_rr(e, 0x31, T0, T1);                                      /* xor r13, r14 */
+    e8(e, 0x41), e8(e, 0xf7), e8(e, 0xc5), e32(e, (u32)PAGE_SIZE); /* test r13d, PAGE_SIZE */
+    slow->body = emit_jcc(e, JNZ, e->p);
+    t->areg = T0;
+    t->adisp = ahead;
+    struct cold *k = cold_access(t, size, g->write);
+    k->ahead = ahead;
+    k->shared = true;
+    k->retry = start;
+    k->miss = emit_table(t, T0, g->write);
+    emit_store(e, T1, group_word(t, g));
+    g->ready = true;
+}
+
+/* T1 = what to add. The access can only fail through another page's entry. */
+static void emit_follower(struct tr *t, const struct group *g, unsigned size)
+{
+    if (t->t1_group != (s8)(g - t->group) || t->t1_insn + 1 != t->insn)
+        emit_load(&t->e, T1, group_word(t, g));
+    struct cold *k = bt_cold(t, COLD_ACCESS);
+    k->size = (u8)size;
+    k->write = g->write;
+    k->shared = true;
+}
+
+static void remember_t1(struct tr *t, const struct group *g)
+{
+    t->t1_group = (s8)(g - t->group);
+    t->t1_insn = t->insn;
+}
+
+static struct group *group_of(struct tr *t, unsigned which)
+{
+    s8 g = t->access[t->insn][which].group;
+    return t->grouped && g >= 0 ? &t->group[g] : NULL;
+}
+
+void bt_operand(struct tr *t, unsigned size, bool write, enum bt_align align)
+{
+    const struct x86_insn *i = &t->op->i;
+    struct group *g = group_of(t, 0);
+    if (!g || align == MUST_ALIGN) {
+        bt_address(t, size, write);
+        bt_lookup(t, size, write, align);
+        return;
+    }
+    s32 ahead = t->access[t->insn][0].off - g->lo;
+    if (!g->ready) {
+        bt_save_flags(t);
+        u8 *start = t->e.p;
+        bt_ea(t, -ahead);
+        emit_leader(t, g, start, size, ahead);
+    } else {
+        bool based =
+            t->word == 8 && i->base < 16 && !is_homed(i->base) && i->index == X86_SLOT_ZERO;
+        if (based) {
+            t->areg = (u8)host_reg(i->base);
+            t->adisp = i->disp;
+        } else {
+            bt_ea(t, 0);
+            t->areg = T0;
+            t->adisp = 0;
+        }
+        emit_follower(t, g, size);
+    }
+    remember_t1(t, g);
+}
+
+void bt_stack_operand(struct tr *t, s32 disp, bool write)
+{
+    struct group *g = group_of(t, 1);
+    struct emit *e = &t->e;
+    if (!g) {
+        t->areg = GSP;
+        if (disp)
+            emit_mem_sized(e, t->word, 0x8d, t->areg = T0, GSP, disp);
+        bt_lookup(t, t->word, write, ALIGNED);
+        return;
+    }
+    s32 ahead = t->access[t->insn][1].off - g->lo;
+    if (!g->ready) {
+        bt_save_flags(t);
+        u8 *start = e->p;
+        emit_mem_sized(e, t->word, 0x8d, T0, GSP, disp - ahead);
+        emit_leader(t, g, start, t->word, ahead);
+    } else {
+        t->areg = GSP;
+        t->adisp = disp;
+        if (t->word == 4) {
+            emit_mem_sized(e, 4, 0x8d, t->areg = T0, GSP, disp);
+            t->adisp = 0;
+        }
+        emit_follower(t, g, t->word);
+    }
+    remember_t1(t, g);
 }
 
 void bt_combine(struct tr *t)
 {
-    emit_mem_index(&t->e, 8, 0x8d, T0, t->areg, T1, 0);
+    emit_mem_index(&t->e, 8, 0x8d, T0, t->areg, T1, t->adisp);
 }
 
 void bt_access(struct tr *t)

@@ -19,6 +19,7 @@
 static u8 *emit_test_keeping(struct tr *t, u32 off)
 {
     struct emit *e = &t->e;
+    bt_t1_used(t);
     emit_mov(e, T1, RCX);
     e8(e, 0x65), e8(e, 0x0f), e8(e, 0xb6), e8(e, 0x0c), e8(e, 0x25),
         e32(e, off);       /* movzx ecx, [] */
@@ -109,7 +110,9 @@ static void emit_insn(struct tr *t)
         bt_combine(t);
     if (wants)
         bt_want_flags(t);
-    struct cpu_fpu_regs r = {.mem = combined ? T0 : t->areg, .index = combined ? 0 : T1};
+    struct cpu_fpu_regs r = {.mem = combined ? T0 : t->areg,
+                             .index = combined ? 0 : T1,
+                             .disp = combined ? 0 : t->adisp};
     r.reg = gpr_in(t, g, d->i.reg, T1);
     r.rm = gpr_in(t, rm, d->i.rm, g && is_homed(d->i.reg) ? T0 : T1);
     r.vvvv = gpr_in(t, b, vvvv, g && is_homed(d->i.reg) ? T0 : rm && is_homed(d->i.rm) ? T0 : T1);
@@ -198,8 +201,7 @@ static bool mxcsr(struct tr *t)
         return false;
     bool store = t->d.op == X86_STMXCSR;
     check_ready(t, t->d.vex ? FPU_AVX : FPU_SSE);
-    bt_address(t, 4, store);
-    bt_lookup(t, 4, store, ANY_ALIGN);
+    bt_operand(t, 4, store, ANY_ALIGN);
     if (store) {
         bt_combine(t);
         bt_access(t);
@@ -217,15 +219,15 @@ static void host_memory(struct tr *t, const struct cpu_fpu_plan *p)
 {
     bool note = p->x87_ptr && !cpu_fpu_exc_ptrs(t->c);
     if (note) {
-        bt_ea(t);
+        bt_ea(t, 0);
         emit_store(&t->e, T0, GS_CPU(x87_ea));
     }
-    bt_address(t, p->size, p->write);
-    bt_lookup(t, p->size, p->write, p->aligned ? MUST_ALIGN : ANY_ALIGN);
+    bt_operand(t, p->size, p->write, p->aligned ? MUST_ALIGN : ANY_ALIGN);
     t->cold[t->ncold - 1].masked = p->masked;
     if (note) {
         bt_combine(t);
         t->areg = T0;
+        t->adisp = 0;
         note_operand(t);
         e8(&t->e, 0x45), e8(&t->e, 0x31), e8(&t->e, 0xed); /* xor r13d, r13d: flags are saved */
     }
@@ -270,8 +272,7 @@ static bool copy_other(struct tr *t)
         return false;
     bool write = x86_row(&d->i)->attr & X86_MEM_WRITE;
     if (is_mem(t)) {
-        bt_address(t, d->mem_size, write);
-        bt_lookup(t, d->mem_size, write, ANY_ALIGN);
+        bt_operand(t, d->mem_size, write, ANY_ALIGN);
     }
     emit_insn(t);
     bt_cold_resume(t);

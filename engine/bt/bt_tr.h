@@ -21,7 +21,7 @@
 #define STUB(t, n) ((t)->bt->code + (n)*BT_STUB_SIZE)
 
 #define REGION_BLOCKS 24
-#define COLD_MAX      1024
+#define COLD_MAX      2048
 #define FIXUPS_MAX    128
 
 enum cold_kind {
@@ -32,12 +32,28 @@ enum cold_kind {
     COLD_FAR,    /* direct, to another page */
     COLD_RETURN, /* a return went elsewhere */
     COLD_FPU,    /* FP state is not loaded */
+    COLD_SLOW,   /* a group's accesses are not in one page */
+};
+
+/* Accesses that share a look-up (bt_group.c). */
+#define GROUPS_MAX 8
+struct group {
+    u32 key;
+    s32 lo, hi; /* bytes from the root */
+    u16 n;
+    bool write, used;
+    bool ready; /* looked up by what has been emitted */
+};
+
+struct access {
+    s8 group; /* -1: none */
+    s32 off;  /* from the root */
 };
 
 /* Something out of line, emitted behind the region. */
 struct cold {
     u8 kind, areg, size, level;
-    bool write, fpu, saved, body_only, masked, rcx_in_t1;
+    bool write, fpu, saved, body_only, masked, shared, rcx_in_t1;
     u16 at, next; /* offsets of the instruction and of the one behind */
     s32 offset;   /* of an exit's target */
     const struct op *op;
@@ -45,6 +61,8 @@ struct cold {
     u8 *retry, *aligned;     /* where to go back to */
     u8 *access;              /* the instruction that may fault */
     u8 *resume;              /* NULL: the block ends here */
+    s32 ahead;               /* areg is this many bytes before the access */
+    u8 blk, insn;            /* COLD_SLOW: where in the region */
 };
 
 struct region {
@@ -52,6 +70,7 @@ struct region {
     unsigned n;
     u32 in[REGION_BLOCKS], out[REGION_BLOCKS]; /* flags that live on entry, and at the end */
     bool loop[REGION_BLOCKS];                  /* something jumps back to it: it polls */
+    bool grouped[REGION_BLOCKS];               /* has a slow version too */
     u8 *near[REGION_BLOCKS];
 };
 
@@ -79,13 +98,23 @@ struct tr {
     bool flags_saved;
     u32 live[BLOCK_OPS_MAX + 1]; /* flags live before each instruction, and after the last */
     bool live_after;             /* flags matter after the current instruction */
-    u8 areg;                     /* T1 + this is the host address: bt_lookup() */
-    bool sp_aligned;             /* RSP is known to be a multiple of `word` */
+    u8 areg;                     /* T1 + this + adisp is the host address: bt_operand() */
+    s32 adisp;
+    bool sp_aligned; /* RSP is known to be a multiple of `word` */
     u8 fpu_level; /* enum cpu_fpu_level known to be ready here; 0 after a body, and at any label */
     bool x87_page_noted;
     bool ended;
     unsigned ncold, op_cold; /* the current instruction's begin at op_cold */
     struct cold cold[COLD_MAX];
+    struct x86_decoded decoded[BLOCK_OPS_MAX];
+    unsigned insn;                          /* index of the current instruction in its block */
+    struct access access[BLOCK_OPS_MAX][2]; /* [0] the ModRM operand, [1] the stack */
+    unsigned ngroups;
+    struct group group[GROUPS_MAX];
+    bool slow;        /* out of line: nothing follows */
+    bool grouped;     /* this version of the block shares look-ups */
+    s8 t1_group;      /* whose addend is in T1 */
+    unsigned t1_insn; /* after this instruction */
     unsigned nfixups;
     struct fixup fixup[FIXUPS_MAX];
 };
@@ -116,6 +145,11 @@ struct block *bt_block_at(const struct tr *t, s64 offset);
 u32 bt_live_at(struct tr *t, s64 offset);
 /* Flags live before each instruction of a block, given those after it; returns those before it. */
 u32 bt_block_live(const struct block *b, u32 out, u32 *live);
+
+/* bt_group.c */
+
+/* Finds the groups of t->decoded[]; true if there are any. */
+bool bt_find_groups(struct tr *t, unsigned nops);
 
 /* bt_mem.c */
 
@@ -154,12 +188,24 @@ void bt_address(struct tr *t, unsigned size, bool write);
  */
 enum bt_align { ANY_ALIGN, ALIGNED, MUST_ALIGN };
 void bt_lookup(struct tr *t, unsigned size, bool write, enum bt_align align);
+/* The ModRM operand, address and look-up; shared with others where that pays. */
+void bt_operand(struct tr *t, unsigned size, bool write, enum bt_align align);
+/* The same for the word at RSP + disp. */
+void bt_stack_operand(struct tr *t, s32 disp, bool write);
+/* T1 is not what bt_operand() left in it. */
+static inline void bt_t1_used(struct tr *t)
+{
+    t->t1_group = -1;
+}
+/* The segment needs no base and no limit. */
+bool bt_is_flat(const struct tr *t, unsigned seg);
 /* After that: T0 = the sum, T1 is free. */
 void bt_combine(struct tr *t);
 /* The next instruction emitted makes the access. */
 void bt_access(struct tr *t);
-/* The ModRM operand's effective address in T0, without segment. Keeps the flags. Uses T1. */
-void bt_ea(struct tr *t);
+/* The ModRM operand's effective address plus `more` in T0, without segment. Keeps the flags. Uses
+ * T1. */
+void bt_ea(struct tr *t, s32 more);
 
 /* A guest register in a host register: its own, or `temp`, loaded. */
 unsigned bt_reg(struct tr *t, unsigned reg, unsigned temp);
@@ -168,6 +214,8 @@ void bt_rip(struct tr *t, unsigned dst, s64 offset);
 
 /* bt_copy.c: emits the instruction by copying it; false if it cannot be copied. */
 bool bt_copy(struct tr *t);
+bool bt_copyable(const struct x86_decoded *d);
+bool bt_high_byte(const struct x86_decoded *d);
 bool bt_operand_written(const struct x86_row *row, enum x86_operand kind);
 bool bt_has_operand(const struct x86_row *row, enum x86_operand kind);
 

@@ -78,9 +78,48 @@ static void emit_crossing_test(struct tr *t, const struct cold *k)
     emit_jcc(e, 3, k->aligned);                                            /* jnc */
 }
 
+static void note_fault(struct tr *t, const struct cold *k, const u8 *to)
+{
+    struct bt_cpu *bt = t->bt;
+    if (k->access)
+        bt->fault[bt->nfaults++] =
+            (struct bt_fault){.at = (u32)(k->access - bt->code), .cold = (u32)(to - bt->code)};
+}
+
+/* One that shares a look-up: after its body the others cannot go on. */
+static void emit_cold_shared(struct tr *t, const struct cold *k)
+{
+    struct emit *e = &t->e;
+    note_fault(t, k, e->p);
+    if (!k->miss) {
+        emit_call(e, STUB(t, k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY));
+        put_site(t, site_of(t, k), NULL, NULL);
+        return;
+    }
+    emit_call(e, STUB(t, BT_STUB_BODY_SAVED));
+    put_site(t, site_of(t, k), NULL, NULL);
+    emit_patch(k->miss, e->p);
+    if (k->ahead)
+        emit_lea(e, T0, T0, k->ahead);
+    emit_call(e, STUB(t, BT_STUB_MISS));
+    put_site(t, site_of(t, k), k->retry, NULL);
+}
+
+/* Over to the slow version, whose flags are where it has them at this instruction. */
+static void emit_cold_slow(struct tr *t, const struct cold *k)
+{
+    if (k->saved && !k->body_only) /* wants them in the host's */
+        bt_restore_flags(t);
+    emit_jmp(&t->e, k->resume);
+}
+
 static void emit_cold_access(struct tr *t, const struct cold *k)
 {
     struct emit *e = &t->e;
+    if (k->shared) {
+        emit_cold_shared(t, k);
+        return;
+    }
     if (k->cross && !k->body_only)
         emit_crossing_test(t, k);
     else
@@ -96,10 +135,7 @@ static void emit_cold_access(struct tr *t, const struct cold *k)
     emit_call(e, STUB(t, BT_STUB_MISS));
     emit_patch(lea, e->p);
     put_site(t, site_of(t, k), k->retry, k->resume);
-    struct bt_cpu *bt = t->bt;
-    if (k->access)
-        bt->fault[bt->nfaults++] =
-            (struct bt_fault){.at = (u32)(k->access - bt->code), .cold = (u32)(body - bt->code)};
+    note_fault(t, k, body);
 }
 
 static void put_exit(struct tr *t, const struct cold *k, bool joinable)
@@ -138,6 +174,9 @@ static void emit_cold_one(struct tr *t, const struct cold *k)
         break;
     case COLD_RETURN:
         emit_jmp(e, STUB(t, BT_STUB_LOOKUP + t->view));
+        break;
+    case COLD_SLOW:
+        emit_cold_slow(t, k);
         break;
     case COLD_FAR:
         bt_far(t, (struct cold *)k);
@@ -182,45 +221,101 @@ static void emit_insn(struct tr *t, bool last)
         emit_body(t, BT_STUB_BODY);
 }
 
-static void begin_block(struct tr *t, unsigned n)
+/* State as at a block's start, whichever version. */
+static void begin_version(struct tr *t, unsigned n)
 {
-    struct region *r = &t->r;
     t->bi = n;
-    t->b = r->blk[n];
+    t->b = t->r.blk[n];
     t->at = t->next = t->b->gpa & PAGE_MASK;
     t->op = t->b->op;
     t->flags_saved = t->sp_aligned = t->x87_page_noted = t->ended = false;
     t->fpu_level = 0;
-    bt_block_live(t->b, r->out[n], t->live);
-    r->near[n] = t->e.p;
-    if (r->loop[n])
-        bt_poll(t, r->in[n], t->at);
+    bt_t1_used(t);
+    for (unsigned g = 0; g < t->ngroups; g++)
+        t->group[g].ready = false;
+    bt_block_live(t->b, t->r.out[n], t->live);
 }
 
-static void emit_block(struct tr *t, unsigned n)
+/* Decodes the block: how many of its instructions are what they were. */
+static unsigned decode_block(struct tr *t, const struct block *b)
 {
-    begin_block(t, n);
+    const u8 *code = mem_ptr(t->c->mem, b->gpa);
+    const u8 *end = code + PAGE_SIZE - (b->gpa & PAGE_MASK);
+    unsigned n;
+    for (n = 0; n < b->nops; n++) {
+        struct x86_decoded *d = &t->decoded[n];
+        unsigned len = b->op[n].i.len;
+        if (!len || x86_decode(code, (unsigned)(end - code), b->mode, d) != X86_OK ||
+            d->i.len != len)
+            break;
+        code += len;
+    }
+    return n;
+}
+
+/* The slow version begins this instruction: jumps from the other one lead here. */
+static void note_slow(struct tr *t)
+{
+    for (unsigned n = 0; n < t->ncold; n++) {
+        struct cold *k = &t->cold[n];
+        if (k->kind != COLD_SLOW || k->blk != t->bi || k->insn != t->insn)
+            continue;
+        k->resume = t->e.p;
+        k->body_only = t->flags_saved;
+    }
+}
+
+static void emit_insns(struct tr *t, unsigned ndecoded)
+{
     const struct block *b = t->b;
-    const u8 *code = mem_ptr(t->c->mem, b->gpa), *end = code + PAGE_SIZE - t->at;
     for (unsigned i = 0; i < b->nops && !t->ended; i++) {
+        t->insn = i;
         t->op = &b->op[i];
         t->at = t->next;
         t->flags_live = t->live[i] != 0;
         t->live_after = t->live[i + 1] != 0;
-        if (!t->op->i.len || x86_decode(code, (unsigned)(end - code), b->mode, &t->d) != X86_OK ||
-            t->d.i.len != t->op->i.len) {
+        if (i == ndecoded) {
             emit_body(t, BT_STUB_JUMP); /* raises an exception */
             t->ended = true;
             break;
         }
-        code += t->op->i.len;
+        t->d = t->decoded[i];
         t->next += t->op->i.len;
+        if (!t->grouped)
+            note_slow(t);
         emit_insn(t, i + 1 == b->nops);
     }
     if (!t->ended) {
-        t->flags_live = t->r.out[n] != 0;
+        t->flags_live = t->r.out[t->bi] != 0;
         bt_goto(t, t->next);
     }
+}
+
+static void emit_block(struct tr *t, unsigned n)
+{
+    struct region *r = &t->r;
+    t->ngroups = 0;
+    begin_version(t, n);
+    unsigned ndecoded = decode_block(t, t->b);
+    t->grouped = bt_find_groups(t, ndecoded);
+    begin_version(t, n);
+    r->grouped[n] = t->grouped;
+    r->near[n] = t->e.p;
+    if (r->loop[n])
+        bt_poll(t, r->in[n], t->at);
+    emit_insns(t, ndecoded);
+}
+
+/* The version of a block that shares no look-ups. */
+static void emit_slow_block(struct tr *t, unsigned n)
+{
+    t->ngroups = 0;
+    t->grouped = false;
+    begin_version(t, n);
+    unsigned ndecoded = decode_block(t, t->b);
+    t->slow = true;
+    emit_insns(t, ndecoded);
+    t->slow = false;
 }
 
 static void keep(struct tr *t)
@@ -255,6 +350,9 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     bt_find_region(t, b);
     for (unsigned n = 0; n < t->r.n; n++)
         emit_block(t, n);
+    for (unsigned n = 0; n < t->r.n; n++)
+        if (t->r.grouped[n])
+            emit_slow_block(t, n);
     for (unsigned n = 0; n < t->nfixups; n++)
         emit_patch(t->fixup[n].site, t->r.near[t->fixup[n].to]);
     for (unsigned n = 0; n < t->ncold; n++)
