@@ -93,11 +93,14 @@ static void copy_no_modrm(struct tr *t)
         emit_verbatim(t);
         return;
     }
-    unsigned h = bt_reg(t, g, T0);
+    bool store = is_homed(g) && bt_operand_written(x86_row(&d->i), X86_O_Z);
+    unsigned h = store && d->op == X86_MOV && d->i.opsize >= 4 ? T0 : bt_reg(t, g, T0);
+    if (!is_homed(g))
+        h = host_reg(g);
     emit_opcode(t, (d->rex & 8) | 1, (int)h);
     emit_imm(t);
-    if (is_homed(g) && bt_operand_written(x86_row(&d->i), X86_O_Z))
-        emit_store(&t->e, T0, GS_REG(g));
+    if (store)
+        bt_store_home(t, g, T0);
 }
 
 /* 40..4f of 32-bit code, which are REX now: FF /0 and /1 instead. */
@@ -109,6 +112,16 @@ static void copy_inc_dec(struct tr *t)
     e8(&t->e, 0x40 | h >> 3);
     e8(&t->e, 0xff);
     e8(&t->e, 0xc0 | (t->d.op == X86_DEC) << 3 | (h & 7));
+}
+
+/* The operand is written in full, without having been read. */
+static bool write_only(const struct x86_decoded *d, enum x86_operand kind)
+{
+    const struct x86_row *row = x86_row(&d->i);
+    if (d->i.opsize < 4 || row->operand[0] != kind)
+        return false;
+    return d->op == X86_MOV || d->op == X86_MOVZX || d->op == X86_MOVSX || d->op == X86_MOVSXD ||
+           d->op == X86_IMUL3;
 }
 
 /* Registers only. */
@@ -130,22 +143,27 @@ static void copy_registers(struct tr *t)
         return;
     }
     bool g_homed = has_g(t) && is_homed(g), rm_homed = is_homed(rm);
+    bool g_written = g_homed && bt_operand_written(row, X86_O_G);
+    bool rm_written = rm_homed && bt_operand_written(row, X86_O_E);
+    bool both = rm_homed && g_homed && rm == g;
+    unsigned temp_g = g_homed && t->t_home[0] == g && !(rm_homed && t->t_home[0] == rm) ? T0 : T1;
+    unsigned temp_rm = both ? temp_g : rm_homed && g_homed ? T0 + T1 - temp_g : T0;
+    if (rm_homed && !g_homed && t->t_home[1] == rm)
+        temp_rm = T1;
     unsigned hg = host_reg(g), hrm = host_reg(rm);
     if (g_homed)
-        emit_load(&t->e, hg = T1, GS_REG(g));
-    if (rm_homed && g_homed && rm == g)
-        hrm = T1;
-    else if (rm_homed)
-        emit_load(&t->e, hrm = T0, GS_REG(rm));
+        hg = g_written && write_only(d, X86_O_G) && !both ? temp_g : bt_reg(t, g, temp_g);
+    if (rm_homed)
+        hrm = rm_written && write_only(d, X86_O_E) && !both ? temp_rm : bt_reg(t, rm, temp_rm);
     unsigned ext = d->bytes[d->modrm_at] >> 3 & 7;
     unsigned field = has_g(t) ? hg : ext;
     emit_opcode(t, (d->rex & 8) | (field >> 3 & 1) << 2 | (hrm >> 3 & 1), -1);
     e8(&t->e, 0xc0 | (field & 7) << 3 | (hrm & 7));
     emit_imm(t);
-    if (g_homed && (bt_operand_written(row, X86_O_G) || hrm == T1))
-        emit_store(&t->e, T1, GS_REG(g));
-    if (rm_homed && hrm == T0)
-        emit_store(&t->e, T0, GS_REG(rm));
+    if (g_written || (both && rm_written))
+        bt_store_home(t, g, hg);
+    if (rm_written && !both)
+        bt_store_home(t, rm, hrm);
 }
 
 /* With a memory operand. */

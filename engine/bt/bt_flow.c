@@ -19,7 +19,7 @@ static bool emit_lea_insn(struct tr *t)
         emit_mov(&t->e, dst, T0);
     }
     if (is_homed(i->reg))
-        emit_store(&t->e, T0, GS_REG(i->reg));
+        bt_store_home(t, i->reg, T0);
     return true;
 }
 

@@ -74,10 +74,22 @@ unsigned bt_reg(struct tr *t, unsigned reg, unsigned temp)
 {
     if (!is_homed(reg))
         return host_reg(reg);
+    u8 *home = &t->t_home[temp == T1];
+    if (*home == reg)
+        return temp;
     if (temp == T1)
         bt_t1_used(t);
     emit_load(&t->e, temp, GS_REG(reg));
+    *home = (u8)reg;
     return temp;
+}
+
+void bt_store_home(struct tr *t, unsigned reg, unsigned temp)
+{
+    emit_store(&t->e, temp, GS_REG(reg));
+    if (t->t_home[temp != T1] == reg) /* the other one is out of date */
+        t->t_home[temp != T1] = 0;
+    t->t_home[temp == T1] = (u8)reg;
 }
 
 void bt_rip(struct tr *t, unsigned dst, s64 offset)
@@ -134,6 +146,7 @@ void bt_ea(struct tr *t, s32 more)
         if (width == 4)
             emit_zero_extend(&t->e, T0);
     }
+    t->t_home[0] = 0;
 }
 
 /* In 32-bit code translations are entered only while CS, DS, ES and SS are flat (bt.c). */
@@ -310,6 +323,7 @@ void bt_operand(struct tr *t, unsigned size, bool write, enum bt_align align)
     s32 ahead = t->access[t->insn][0].off - g->lo;
     if (!g->ready) {
         bt_save_flags(t);
+        bt_forget_temps(t);
         u8 *start = t->e.p;
         bt_ea(t, -ahead);
         emit_leader(t, g, start, size, ahead);
@@ -343,6 +357,7 @@ void bt_stack_operand(struct tr *t, s32 disp, bool write)
     s32 ahead = t->access[t->insn][1].off - g->lo;
     if (!g->ready) {
         bt_save_flags(t);
+        bt_forget_temps(t);
         u8 *start = e->p;
         emit_mem_sized(e, t->word, 0x8d, T0, GSP, disp - ahead);
         emit_leader(t, g, start, t->word, ahead);

@@ -34,6 +34,7 @@ static void check_ready(struct tr *t, unsigned level)
     struct emit *e = &t->e;
     if (t->fpu_level >= level)
         return;
+    bt_forget_temps(t);
     struct cold *k = bt_cold(t, COLD_FPU);
     t->fpu_level = (u8)level;
     k->level = (u8)level;

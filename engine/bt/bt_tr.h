@@ -113,6 +113,7 @@ struct tr {
     struct group group[GROUPS_MAX];
     bool slow;        /* out of line: nothing follows */
     bool grouped;     /* this version of the block shares look-ups */
+    u8 t_home[2];     /* guest register in memory whose value is in T0, in T1; 0: none */
     s8 t1_group;      /* whose addend is in T1 */
     unsigned t1_insn; /* after this instruction */
     unsigned nfixups;
@@ -196,6 +197,13 @@ void bt_stack_operand(struct tr *t, s32 disp, bool write);
 static inline void bt_t1_used(struct tr *t)
 {
     t->t1_group = -1;
+    t->t_home[1] = 0;
+}
+/* A label follows that may be reached with anything in T0 and T1. */
+static inline void bt_forget_temps(struct tr *t)
+{
+    t->t_home[0] = 0;
+    bt_t1_used(t);
 }
 /* The segment needs no base and no limit. */
 bool bt_is_flat(const struct tr *t, unsigned seg);
@@ -209,6 +217,8 @@ void bt_ea(struct tr *t, s32 more);
 
 /* A guest register in a host register: its own, or `temp`, loaded. */
 unsigned bt_reg(struct tr *t, unsigned reg, unsigned temp);
+/* `temp`, which holds the new value of a guest register that is in memory, is stored there. */
+void bt_store_home(struct tr *t, unsigned reg, unsigned temp);
 /* dst = RIP of `offset` in this page. Keeps the flags. */
 void bt_rip(struct tr *t, unsigned dst, s64 offset);
 

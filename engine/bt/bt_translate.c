@@ -186,6 +186,12 @@ static void emit_cold_one(struct tr *t, const struct cold *k)
 
 /* --- blocks --- */
 
+/* What T0 and T1 hold of the guest's registers is known behind instructions with registers only. */
+static bool keeps_temps(const struct tr *t)
+{
+    return !(t->d.i.prefix & X86_PFX_MEM) && (bt_copyable(&t->d) || t->d.op == X86_NOP);
+}
+
 /* Before an instruction that is copied without a look-up, or done by hand. */
 static void settle_flags(struct tr *t)
 {
@@ -212,8 +218,11 @@ static void emit_insn(struct tr *t, bool last)
     settle_flags(t);
     if (bt_flow(t) || bt_copy(t) || bt_simd(t)) {
         bt_track_sp(t);
+        if (!keeps_temps(t) && t->d.op != X86_LEA)
+            bt_forget_temps(t);
         return;
     }
+    bt_forget_temps(t);
     t->ncold = t->op_cold;
     if (last && t->b->ends)
         emit_last_body(t);
@@ -230,7 +239,7 @@ static void begin_version(struct tr *t, unsigned n)
     t->op = t->b->op;
     t->flags_saved = t->sp_aligned = t->x87_page_noted = t->ended = false;
     t->fpu_level = 0;
-    bt_t1_used(t);
+    bt_forget_temps(t);
     for (unsigned g = 0; g < t->ngroups; g++)
         t->group[g].ready = false;
     bt_block_live(t->b, t->r.out[n], t->live);
