@@ -26,9 +26,8 @@ static_assert(sizeof(struct op) == 32, "two decoded instructions to a cache line
 
 struct block {
     gpa_t gpa;
-    u64 page;           /* index for mem_code_gen() */
-    struct block *next; /* same hash */
-    u32 gen;            /* the page's code generation when decoded */
+    u64 page; /* index for mem_code_gen() */
+    u32 gen;  /* the page's code generation when decoded */
     u16 nops;
     u16 bytes;
     u8 mode;      /* enum x86_mode */
@@ -54,11 +53,12 @@ struct jump_entry {
 };
 
 #define JUMP_BITS 12
-#define HASH_BITS 13
+#define HASH_BITS 15
 
 struct interp_cpu {
     struct jump_entry jump[1u << JUMP_BITS];
-    struct block *hash[1u << HASH_BITS];
+    u64 hash[1u << HASH_BITS]; /* open addressing; bits of the hash above the block's address */
+    unsigned hash_used;
     u8 *arena;
     size_t arena_size, arena_used;
     u32 fpu_gen; /* generation of FP stubs that the ops refer to */

@@ -30,14 +30,50 @@ void interp_cache_free(struct interp_cpu *ic)
 void interp_cache_flush(struct interp_cpu *ic)
 {
     cpu_fill(ic->hash, 0, sizeof(ic->hash));
+    ic->hash_used = 0;
     cpu_fill(ic->jump, 0, sizeof(ic->jump));
     ic->arena_used = 0;
     ic->flushes++;
 }
 
-static unsigned hash_of(gpa_t gpa)
+/* --- by physical address --- */
+
+#define HASH_MASK ((1u << HASH_BITS) - 1)
+#define HASH_FULL (HASH_MASK / 4 * 3)
+
+static inline u64 hash_of(gpa_t gpa)
 {
-    return (unsigned)((gpa * 0x9e3779b97f4a7c15ull) >> (64 - HASH_BITS));
+    return gpa * 0x9e3779b97f4a7c15ull;
+}
+
+/* An entry: the upper bits of the hash, so that most others' blocks need not be looked at. */
+static inline u64 hash_entry(gpa_t gpa, const struct block *b)
+{
+    return (u64)b | hash_of(gpa) >> 32 << 48;
+}
+
+static inline struct block *hash_block(u64 entry)
+{
+    return (struct block *)(entry & (BIT(48) - 1));
+}
+
+static inline unsigned hash_slot(gpa_t gpa)
+{
+    return (unsigned)(hash_of(gpa) >> (64 - HASH_BITS));
+}
+
+static void hash_insert(struct cpu *c, struct interp_cpu *ic, struct block *b)
+{
+    u64 entry = hash_entry(b->gpa, b);
+    unsigned n = hash_slot(b->gpa);
+    for (; ic->hash[n]; n = (n + 1) & HASH_MASK) {
+        const struct block *o = hash_block(ic->hash[n]);
+        if ((ic->hash[n] ^ entry) >> 48 == 0 && o->gpa == b->gpa &&
+            mem_code_gen(c->mem, o->page) != o->gen)
+            break; /* what it takes the place of is stale */
+    }
+    ic->hash_used += !ic->hash[n];
+    ic->hash[n] = entry;
 }
 
 /* Does control, or the way what follows is decoded, checked or interrupted, change after this? */
@@ -84,18 +120,16 @@ static void too_long(struct cpu *c, const struct x86_insn *i)
 static struct block *block_alloc(struct interp_cpu *ic)
 {
     size_t most = sizeof(struct block) + BLOCK_OPS_MAX * sizeof(struct op);
-    if (ic->arena_used + most > ic->arena_size)
+    if (ic->arena_used + most > ic->arena_size || ic->hash_used >= HASH_FULL)
         interp_cache_flush(ic);
     return (struct block *)(ic->arena + ic->arena_used);
 }
 
-static void block_keep(struct interp_cpu *ic, struct block *b)
+static void block_keep(struct cpu *c, struct interp_cpu *ic, struct block *b)
 {
     size_t size = sizeof(*b) + b->nops * sizeof(struct op);
     ic->arena_used += align_up(size, 32);
-    unsigned h = hash_of(b->gpa);
-    b->next = ic->hash[h];
-    ic->hash[h] = b;
+    hash_insert(c, ic, b);
     ic->decoded += b->nops;
 }
 
@@ -175,7 +209,7 @@ static struct block *decode(struct cpu *c, struct interp_cpu *ic, gva_t la,
         interp_cache_flush(ic);
         return decode(c, ic, la, page);
     }
-    block_keep(ic, b);
+    block_keep(c, ic, b);
     return b;
 }
 
@@ -194,28 +228,28 @@ static bool good(struct cpu *c, const struct block *b, gva_t la)
     return likely(!b->crosses) || second_page_good(c, b, la);
 }
 
-/* The block for a physical address; ones whose code has changed leave the chain on the way. */
+/* The block for a physical address. */
 static struct block *find_hashed(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, gva_t la)
 {
-    struct block **p = &ic->hash[hash_of(gpa)];
-    while (*p) {
-        struct block *b = *p;
-        if (b->gpa == gpa && b->mode == c->mode && good(c, b, la))
+    u64 want = hash_entry(gpa, NULL);
+    for (unsigned n = hash_slot(gpa); ic->hash[n]; n = (n + 1) & HASH_MASK) {
+        struct block *b = hash_block(ic->hash[n]);
+        if ((ic->hash[n] ^ want) >> 48 == 0 && b->gpa == gpa && b->mode == c->mode &&
+            good(c, b, la))
             return b;
-        if (mem_code_gen(c->mem, b->page) != b->gen)
-            *p = b->next;
-        else
-            p = &b->next;
     }
     return NULL;
 }
 
 struct block *interp_peek(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, enum x86_mode mode)
 {
-    for (struct block *b = ic->hash[hash_of(gpa)]; b; b = b->next)
-        if (b->gpa == gpa && b->mode == mode && !b->crosses &&
+    u64 want = hash_entry(gpa, NULL);
+    for (unsigned n = hash_slot(gpa); ic->hash[n]; n = (n + 1) & HASH_MASK) {
+        struct block *b = hash_block(ic->hash[n]);
+        if ((ic->hash[n] ^ want) >> 48 == 0 && b->gpa == gpa && b->mode == mode && !b->crosses &&
             mem_code_gen(c->mem, b->page) == b->gen)
             return b;
+    }
     return NULL;
 }
 
