@@ -49,7 +49,8 @@ struct cold *bt_cold(struct tr *t, enum cold_kind kind)
                        .at = t->at,
                        .next = t->next,
                        .saved = t->flags_saved,
-                       .fpu = t->fpu_level != 0};
+                       .fpu = t->fpu_level != 0,
+                       .shadow = t->in_shadow};
     return k;
 }
 

@@ -3,7 +3,8 @@
  *
  * bt_translate.c is the pipeline; bt_region.c which blocks, and which flags live between them;
  * bt_mem.c memory operands and flags across look-ups; bt_copy.c instructions that are copied with
- * other registers; bt_simd.c the same for FP and SIMD; bt_flow.c the stack and control flow.
+ * other registers; bt_simd.c the same for FP and SIMD; bt_flow.c the stack and control flow;
+ * bt_sys.c and bt_sys.S system instructions.
  */
 #ifndef POPF_BT_TR_H
 #define POPF_BT_TR_H
@@ -21,7 +22,7 @@
 #define STUB(t, n) ((t)->bt->code + (n)*BT_STUB_SIZE)
 
 #define REGION_BLOCKS 24
-#define COLD_MAX      1024
+#define COLD_MAX      1536
 #define FIXUPS_MAX    128
 
 enum cold_kind {
@@ -38,8 +39,9 @@ enum cold_kind {
 struct cold {
     u8 kind, areg, size, level;
     bool write, fpu, saved, body_only, rcx_in_t1;
-    u16 at, next; /* offsets of the instruction and of the one behind */
-    s32 offset;   /* of an exit's target */
+    bool changes, shadow; /* its site is to say so */
+    u16 at, next;         /* offsets of the instruction and of the one behind */
+    s32 offset;           /* of an exit's target */
     const struct op *op;
     u8 *miss, *cross, *body; /* rel32s that come here: entry is 0; not aligned; to the body */
     u8 *retry, *aligned;     /* where to go back to */
@@ -84,6 +86,7 @@ struct tr {
     u8 fpu_level; /* enum cpu_fpu_level known to be ready here; 0 after a body, and at any label */
     bool x87_page_noted;
     bool ended;
+    bool in_shadow;          /* emitting what follows STI: bt_shadow() */
     unsigned ncold, op_cold; /* the current instruction's begin at op_cold */
     struct cold cold[COLD_MAX];
     unsigned nfixups;
@@ -174,6 +177,20 @@ bool bt_has_operand(const struct x86_row *row, enum x86_operand kind);
 /* bt_simd.c: FP, SIMD and others; false: call the body. */
 bool bt_simd(struct tr *t);
 
+/* bt_sys.c: system instructions; false: call the body. May end the block. */
+bool bt_sys(struct tr *t);
+
+/* bt_translate.c */
+
+/* The current instruction's body, flags as they are. */
+void bt_call_body(struct tr *t, enum bt_stub stub);
+/*
+ * Interrupts wait until the instruction behind the current one is done (STI): is that one known?
+ * Then it is emitted with the current block, and so is what ends the block.
+ */
+bool bt_can_shadow(const struct tr *t);
+void bt_shadow(struct tr *t);
+
 /* bt_flow.c: stack, LEA and control flow; false: call the body. May end the block. */
 bool bt_flow(struct tr *t);
 /* On at an offset relative to this page, which may lie outside it. */
@@ -181,6 +198,13 @@ void bt_goto(struct tr *t, s64 offset);
 void bt_far(struct tr *t, struct cold *k); /* out of line: COLD_FAR */
 void bt_lookup_rip(struct tr *t,
                    u8 *miss); /* jumps to RIP = T0 by the jump table; flags are saved */
+/* Pushes a word from gs:[off], which may be under GS_WORD(BT_TARGET). */
+void bt_push_gs(struct tr *t, u32 off);
+/* T0 = the word on top of the stack, which bt_adjust_sp() takes off it. */
+void bt_top_t0(struct tr *t);
+void bt_adjust_sp(struct tr *t, s32 by);
+/* Jumps out of line to leave for the next instruction. */
+void bt_leave_if(struct tr *t, unsigned cc);
 void bt_poll(struct tr *t, u32 live, u16 at); /* leaves for `at` if cpu.poll is set */
 /* After bt_lookup() and friends: did this instruction leave RSP a multiple of the word? */
 void bt_track_sp(struct tr *t);

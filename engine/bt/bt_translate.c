@@ -44,18 +44,33 @@ static struct bt_site site_of(const struct tr *t, const struct cold *k)
     return (struct bt_site){.op = op_offset(t, k->op),
                             .next = k->next,
                             .size = k->kind == COLD_FPU ? k->level : k->size,
-                            .flags = (k->write ? SITE_WRITE : 0) | (k->fpu ? SITE_FPU : 0)};
+                            .flags =
+                                (u8)((k->write ? SITE_WRITE : 0) | (k->fpu ? SITE_FPU : 0) |
+                                     (k->changes ? SITE_NEXT : 0) | (k->shadow ? SITE_SHADOW : 0))};
+}
+
+/* To a stub that wants R13 to point to data, which is to follow. */
+static void emit_stub_jump(struct tr *t, enum bt_stub stub)
+{
+    struct emit *e = &t->e;
+    e8(e, 0x4c), e8(e, 0x8d), e8(e, 0x2d), e32(e, 5); /* lea r13, [rip + the jump's length] */
+    emit_jmp(e, STUB(t, stub));
+}
+
+void bt_call_body(struct tr *t, enum bt_stub stub)
+{
+    t->fpu_level = 0;
+    emit_stub_jump(t, stub);
+    struct bt_site s = {.op = op_offset(t, t->op), .next = t->next};
+    put_site(t, s, NULL, t->e.p + sizeof(s));
+    t->sp_aligned = false;
 }
 
 /* The current instruction's body. */
 static void emit_body(struct tr *t, enum bt_stub stub)
 {
     bt_want_flags(t);
-    t->fpu_level = 0;
-    emit_call(&t->e, STUB(t, stub));
-    struct bt_site s = {.op = op_offset(t, t->op), .next = t->next};
-    put_site(t, s, NULL, t->e.p + sizeof(s));
-    t->sp_aligned = false;
+    bt_call_body(t, stub);
 }
 
 /* --- out of line --- */
@@ -77,6 +92,15 @@ static void emit_crossing_test(struct tr *t, const struct cold *k)
     emit_jcc(e, 3, k->aligned);                                            /* jnc */
 }
 
+/* If the host faults at its access, on at `to`. */
+static void note_fault(struct tr *t, const struct cold *k, const u8 *to)
+{
+    struct bt_cpu *bt = t->bt;
+    if (k->access)
+        bt->fault[bt->nfaults++] =
+            (struct bt_fault){.at = (u32)(k->access - bt->code), .cold = (u32)(to - bt->code)};
+}
+
 static void emit_cold_access(struct tr *t, const struct cold *k)
 {
     struct emit *e = &t->e;
@@ -88,17 +112,22 @@ static void emit_cold_access(struct tr *t, const struct cold *k)
     e8(e, 0x4c), e8(e, 0x8d), e8(e, 0x2d); /* lea r13, [rip + data] */
     u8 *lea = e->p;
     e32(e, 0);
-    emit_jmp(e, STUB(t, BT_STUB_BODY_AT));
+    emit_jmp(e, STUB(t, BT_STUB_BODY_SAVED));
     emit_patch(k->miss, e->p);
     if (k->areg != T0)
         emit_mov(e, T0, k->areg);
-    emit_call(e, STUB(t, BT_STUB_MISS));
+    emit_stub_jump(t, BT_STUB_MISS);
     emit_patch(lea, e->p);
     put_site(t, site_of(t, k), k->retry, k->resume);
-    struct bt_cpu *bt = t->bt;
-    if (k->access)
-        bt->fault[bt->nfaults++] =
-            (struct bt_fault){.at = (u32)(k->access - bt->code), .cold = (u32)(body - bt->code)};
+    note_fault(t, k, body);
+}
+
+static void emit_cold_body(struct tr *t, const struct cold *k)
+{
+    u8 *at = t->e.p;
+    emit_stub_jump(t, k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY);
+    put_site(t, site_of(t, k), NULL, k->body_only ? NULL : k->resume);
+    note_fault(t, k, at);
 }
 
 static void put_exit(struct tr *t, const struct cold *k, bool joinable)
@@ -122,11 +151,10 @@ static void emit_cold_one(struct tr *t, const struct cold *k)
         emit_cold_access(t, k);
         break;
     case COLD_BODY:
-        emit_call(e, STUB(t, k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY));
-        put_site(t, site_of(t, k), NULL, k->body_only ? NULL : k->resume);
+        emit_cold_body(t, k);
         break;
     case COLD_FPU:
-        emit_call(e, STUB(t, k->saved ? BT_STUB_FPU_SAVED : BT_STUB_FPU));
+        emit_stub_jump(t, k->saved ? BT_STUB_FPU_SAVED : BT_STUB_FPU);
         put_site(t, site_of(t, k), k->retry, k->retry);
         break;
     case COLD_EXIT:
@@ -170,7 +198,7 @@ static void emit_insn(struct tr *t, bool last)
 {
     t->op_cold = t->ncold;
     settle_flags(t);
-    if (bt_flow(t) || bt_copy(t) || bt_simd(t)) {
+    if (bt_flow(t) || bt_copy(t) || bt_simd(t) || bt_sys(t)) {
         bt_track_sp(t);
         return;
     }
@@ -188,7 +216,7 @@ static void begin_block(struct tr *t, unsigned n)
     t->b = r->blk[n];
     t->at = t->next = t->b->gpa & PAGE_MASK;
     t->op = t->b->op;
-    t->flags_saved = t->sp_aligned = t->x87_page_noted = t->ended = false;
+    t->flags_saved = t->sp_aligned = t->x87_page_noted = t->ended = t->in_shadow = false;
     t->fpu_level = 0;
     bt_block_live(t->b, r->out[n], t->live);
     r->near[n] = t->e.p;
@@ -196,26 +224,50 @@ static void begin_block(struct tr *t, unsigned n)
         bt_poll(t, r->in[n], t->at);
 }
 
+/* Instruction n of the current block, which begins at t->next. */
+static void emit_op(struct tr *t, unsigned n, const u32 *live)
+{
+    const struct block *b = t->b;
+    t->op = &b->op[n];
+    t->at = t->next;
+    t->flags_live = live[n] != 0;
+    t->live_after = live[n + 1] != 0;
+    const u8 *page = mem_ptr(t->c->mem, b->gpa & ~(gpa_t)PAGE_MASK);
+    if (!t->op->i.len ||
+        x86_decode(page + t->at, (unsigned)PAGE_SIZE - t->at, b->mode, &t->d) != X86_OK ||
+        t->d.i.len != t->op->i.len) {
+        emit_body(t, BT_STUB_JUMP); /* raises an exception */
+        t->ended = true;
+        return;
+    }
+    t->next += t->op->i.len;
+    emit_insn(t, n + 1 == b->nops);
+}
+
+bool bt_can_shadow(const struct tr *t)
+{
+    const struct block *b = t->in_shadow || t->next == PAGE_SIZE ? NULL : bt_block_at(t, t->next);
+    return b && b->nops;
+}
+
+void bt_shadow(struct tr *t)
+{
+    u32 live[BLOCK_OPS_MAX + 1];
+    t->b = bt_block_at(t, t->next);
+    bt_block_live(t->b, FLAGS_ARITH, live);
+    t->in_shadow = true;
+    emit_op(t, 0, live);
+    if (!t->ended)
+        bt_goto(t, t->next);
+    t->in_shadow = false;
+    t->ended = true;
+}
+
 static void emit_block(struct tr *t, unsigned n)
 {
     begin_block(t, n);
-    const struct block *b = t->b;
-    const u8 *code = mem_ptr(t->c->mem, b->gpa), *end = code + PAGE_SIZE - t->at;
-    for (unsigned i = 0; i < b->nops && !t->ended; i++) {
-        t->op = &b->op[i];
-        t->at = t->next;
-        t->flags_live = t->live[i] != 0;
-        t->live_after = t->live[i + 1] != 0;
-        if (!t->op->i.len || x86_decode(code, (unsigned)(end - code), b->mode, &t->d) != X86_OK ||
-            t->d.i.len != t->op->i.len) {
-            emit_body(t, BT_STUB_JUMP); /* raises an exception */
-            t->ended = true;
-            break;
-        }
-        code += t->op->i.len;
-        t->next += t->op->i.len;
-        emit_insn(t, i + 1 == b->nops);
-    }
+    for (unsigned i = 0, nops = t->b->nops; i < nops && !t->ended; i++)
+        emit_op(t, i, t->live);
     if (!t->ended) {
         t->flags_live = t->r.out[n] != 0;
         bt_goto(t, t->next);
