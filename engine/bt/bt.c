@@ -441,10 +441,10 @@ static void set_gs(u64 base)
     __asm__ volatile("wrgsbase %0" : : "r"(base));
 }
 
-static NORETURN void crash(void)
+static NORETURN void crash(int sig)
 {
-    signal(SIGSEGV, SIG_DFL);
-    raise(SIGSEGV);
+    signal(sig, SIG_DFL);
+    raise(sig);
     abort();
 }
 
@@ -462,20 +462,21 @@ static const struct bt_fault *find_fault(const struct bt_cpu *bt, u32 at)
 }
 
 /*
- * SIGSEGV in emitted code: an access through an entry of another page goes to its out-of-line part;
- * a full prediction stack is begun anew. Anything else is a bug of ours, and ends the process.
+ * SIGSEGV in emitted code: an access through an entry of another page goes to its out-of-line part,
+ * as does, by SIGFPE, a division whose quotient is too large; a full prediction stack is begun
+ * anew. Anything else is a bug of ours, and ends the process.
  */
 static void on_fault(int sig, siginfo_t *si, void *context)
 {
     greg_t *reg = ((ucontext_t *)context)->uc_mcontext.gregs;
     u64 gs = get_gs();
     if (!gs)
-        crash();
+        crash(sig);
     struct cpu *c = (struct cpu *)(gs - CPU_SPAN);
     struct bt_cpu *bt = c->engine;
     u64 at = (u64)reg[REG_RIP] - (u64)bt->code;
     if (at >= BT_CODE_SIZE)
-        crash();
+        crash(sig);
     bt->faults++;
     for (unsigned v = 0; v < BT_VIEWS; v++)
         if ((u64)si->si_addr - (gs + (u64)BT_STACK(v)) < PAGE_SIZE) {
@@ -484,7 +485,7 @@ static void on_fault(int sig, siginfo_t *si, void *context)
         }
     const struct bt_fault *f = find_fault(bt, (u32)at);
     if (!f)
-        crash();
+        crash(sig);
     reg[REG_RIP] = (greg_t)(bt->code + f->cold);
 }
 
@@ -566,6 +567,7 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGSEGV, &sa, NULL);
+    sigaction(SIGFPE, &sa, NULL);
     return &en->engine;
 }
 

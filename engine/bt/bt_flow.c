@@ -325,6 +325,24 @@ static bool emit_jcc_insn(struct tr *t)
     return true;
 }
 
+/* LOOP, LOOPE, LOOPNE, JRCXZ: short jumps over a long one. RCX counts in the host's. */
+static bool emit_loop_insn(struct tr *t)
+{
+    struct emit *e = &t->e;
+    const struct x86_insn *i = &t->d.i;
+    if (i->adsize == 2)
+        return false;
+    if (t->flags_live)
+        bt_want_flags(t);
+    if (i->adsize == 4)
+        e8(e, 0x67);
+    e8(e, t->d.bytes[t->d.opcode_at]), e8(e, 2); /* to the long one */
+    e8(e, 0xeb), e8(e, 5);                       /* behind it */
+    connect(t, emit_jmp(e, e->p), branch_offset(t));
+    bt_goto(t, t->next);
+    return true;
+}
+
 static void emit_branch_word(struct tr *t, enum bt_branch kind, u16 imm)
 {
     if (t->word == 8)
@@ -459,6 +477,11 @@ static bool emit_branch(struct tr *t)
         return emit_jmp_ind(t);
     case X86_CALL_NEAR_IND:
         return emit_call_ind(t);
+    case X86_LOOP:
+    case X86_LOOPE:
+    case X86_LOOPNE:
+    case X86_JRCXZ:
+        return emit_loop_insn(t);
     default:
         return emit_jcc_insn(t);
     }
@@ -484,6 +507,10 @@ bool bt_flow(struct tr *t)
     case X86_RET_NEAR:
     case X86_JMP_NEAR_IND:
     case X86_CALL_NEAR_IND:
+    case X86_LOOP:
+    case X86_LOOPE:
+    case X86_LOOPNE:
+    case X86_JRCXZ:
         return t->ended = emit_branch(t);
     default:
         return false;

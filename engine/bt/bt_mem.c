@@ -133,7 +133,7 @@ void bt_ea(struct tr *t)
 }
 
 /* In 32-bit code translations are entered only while CS, DS, ES and SS are flat (bt.c). */
-static bool is_flat(const struct tr *t)
+bool bt_is_flat(const struct tr *t)
 {
     unsigned seg = t->op->i.seg;
     return seg == X86_SEG_FLAT || (t->word == 4 && seg < FS && seg != CS); /* CS: no writing */
@@ -158,14 +158,19 @@ static void emit_limit_check(struct tr *t, unsigned size, bool write)
 void bt_address(struct tr *t, unsigned size, bool write)
 {
     const struct x86_insn *i = &t->op->i;
-    if (is_flat(t) && i->base < 16 && i->index == X86_SLOT_ZERO && !i->disp && !is_homed(i->base) &&
-        i->adsize == t->word) {
+    if (bt_is_flat(t) && i->base < 16 && i->index == X86_SLOT_ZERO && !i->disp &&
+        !is_homed(i->base) && i->adsize == t->word) {
         t->areg = host_reg(i->base);
         return;
     }
     bt_ea(t);
+    bt_linear(t, size, write);
+}
+
+void bt_linear(struct tr *t, unsigned size, bool write)
+{
     t->areg = T0;
-    if (is_flat(t))
+    if (bt_is_flat(t))
         return;
     if (t->word == 4)
         emit_limit_check(t, size, write);
@@ -189,7 +194,7 @@ static bool on_aligned_stack(const struct tr *t, unsigned size)
     const struct x86_insn *i = &t->op->i;
     return t->sp_aligned && i->prefix & X86_PFX_MEM && i->base == RSP &&
            i->index == X86_SLOT_ZERO && size <= t->word && !(i->disp & (s32)align_mask(size)) &&
-           is_flat(t);
+           bt_is_flat(t);
 }
 
 void bt_lookup(struct tr *t, unsigned size, bool write, enum bt_align align)

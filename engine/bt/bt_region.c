@@ -54,7 +54,8 @@ static struct ends ends_of(const struct tr *t, const struct block *b)
     if (t->word == 4)
         to = (s32)to;
     bool near = i->opsize == t->word;
-    if (op >= X86_JO && op <= X86_JNLE && near) {
+    bool loop = op == X86_LOOP || op == X86_LOOPE || op == X86_LOOPNE || op == X86_JRCXZ;
+    if (((op >= X86_JO && op <= X86_JNLE) || loop) && near) {
         e.to = to;
     } else if (op == X86_JMP_NEAR && near) {
         e.to = to;

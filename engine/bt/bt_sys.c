@@ -4,7 +4,6 @@
  * In the kernel's views CPL is 0 (bt.c); EFLAGS.TF and RF are clear while emitted code runs. The
  * bodies in cpu/ say what each of them is to do.
  */
-#include "cpu/cpu_cpuid.h"
 #include "engine/bt/bt_tr.h"
 
 #define JC 2
@@ -57,14 +56,6 @@ static void emit_shift(struct tr *t, unsigned size, unsigned op, unsigned reg, u
     struct emit *e = &t->e;
     e8(e, 0x40 | (size & 8) | (reg >> 3 & 1)), e8(e, 0xc1), e8(e, 0xc0 | op << 3 | (reg & 7));
     e8(e, n);
-}
-
-/* rorx dst, src, n: keeps the flags */
-static void emit_rorx(struct tr *t, unsigned dst, unsigned src, unsigned n)
-{
-    struct emit *e = &t->e;
-    e8(e, 0xc4), e8(e, (dst & 8 ? 0 : 0x80) | 0x40 | (src & 8 ? 0 : 0x20) | 3);
-    e8(e, 0xfb), e8(e, 0xf0), e8(e, 0xc0 | (dst & 7) << 3 | (src & 7)), e8(e, n);
 }
 
 /* reg = the address of one of struct cpu's TLBs, stored as the one in use. */
@@ -259,7 +250,7 @@ static bool emit_rdtsc(struct tr *t, bool p)
     emit_shift(t, 8, 4, RDX, 32);
     emit_rr(e, 0x09, RDX, RAX);
     emit_gs(e, 0x03, RAX, GS_CPU(tsc_offset));
-    emit_rorx(t, RDX, RAX, 32);
+    emit_rorx(e, RDX, RAX, 32);
     emit_zero_extend(e, RDX);
     emit_zero_extend(e, RAX);
     if (p)
@@ -370,8 +361,6 @@ static bool emit_serialize(struct tr *t)
 
 bool bt_sys(struct tr *t)
 {
-    if (!cpu_has(t->c, x86_row(&t->d.i)->feature))
-        return false;
     switch (t->d.op) {
     case X86_SYSCALL:
         return emit_syscall(t);

@@ -4,7 +4,7 @@
  * bt_translate.c is the pipeline; bt_region.c which blocks, and which flags live between them;
  * bt_mem.c memory operands and flags across look-ups; bt_copy.c instructions that are copied with
  * other registers; bt_simd.c the same for FP and SIMD; bt_flow.c the stack and control flow;
- * bt_sys.c and bt_sys.S system instructions.
+ * bt_int.c and bt_string.c more of the integer ones; bt_sys.c and bt_sys.S system instructions.
  */
 #ifndef POPF_BT_TR_H
 #define POPF_BT_TR_H
@@ -33,6 +33,7 @@ enum cold_kind {
     COLD_FAR,    /* direct, to another page */
     COLD_RETURN, /* a return went elsewhere */
     COLD_FPU,    /* FP state is not loaded */
+    COLD_REP,    /* the body, after a host fault in a repeated instruction */
 };
 
 /* Something out of line, emitted behind the region. */
@@ -150,6 +151,10 @@ void bt_cold_resume(struct tr *t);
  * flags if they matter. Uses T1.
  */
 void bt_address(struct tr *t, unsigned size, bool write);
+/* The same when T0 is the operand's effective address already. */
+void bt_linear(struct tr *t, unsigned size, bool write);
+/* The operand's segment has base 0 and no limit. */
+bool bt_is_flat(const struct tr *t);
 /*
  * T1 = what to add to t->areg, of which an access of `size` bytes follows, or off to the body.
  * Flags that matter are saved. ALIGNED: known to be in one page; MUST_ALIGN: an operand that is not
@@ -176,6 +181,12 @@ bool bt_has_operand(const struct x86_row *row, enum x86_operand kind);
 
 /* bt_simd.c: FP, SIMD and others; false: call the body. */
 bool bt_simd(struct tr *t);
+
+/* bt_int.c, bt_string.c: other integer instructions, string instructions; false: call the body. */
+bool bt_int(struct tr *t);
+bool bt_string(struct tr *t);
+/* Guest RSI and RDI become addresses of the guest again; the host has faulted. COLD_REP */
+void bt_rep_undo(struct tr *t);
 
 /* bt_sys.c: system instructions; false: call the body. May end the block. */
 bool bt_sys(struct tr *t);

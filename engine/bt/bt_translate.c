@@ -6,6 +6,7 @@
  * first two leave for the body, out of line, when the shadow table does not have the page. Nothing
  * of the guest's state is changed before the last such exit.
  */
+#include "cpu/cpu_cpuid.h"
 #include "engine/bt/bt_tr.h"
 
 #include <stdlib.h>
@@ -157,6 +158,12 @@ static void emit_cold_one(struct tr *t, const struct cold *k)
         emit_stub_jump(t, k->saved ? BT_STUB_FPU_SAVED : BT_STUB_FPU);
         put_site(t, site_of(t, k), k->retry, k->retry);
         break;
+    case COLD_REP:
+        note_fault(t, k, e->p);
+        bt_rep_undo(t);
+        emit_stub_jump(t, BT_STUB_BODY_SAVED);
+        put_site(t, site_of(t, k), NULL, k->resume);
+        break;
     case COLD_EXIT:
         put_exit(t, k, true);
         break;
@@ -194,11 +201,16 @@ static void emit_last_body(struct tr *t)
     t->ended = true;
 }
 
+static bool emit_in_line(struct tr *t)
+{
+    return bt_flow(t) || bt_copy(t) || bt_simd(t) || bt_sys(t) || bt_int(t) || bt_string(t);
+}
+
 static void emit_insn(struct tr *t, bool last)
 {
     t->op_cold = t->ncold;
     settle_flags(t);
-    if (bt_flow(t) || bt_copy(t) || bt_simd(t) || bt_sys(t)) {
+    if (cpu_has(t->c, x86_row(&t->d.i)->feature) && emit_in_line(t)) {
         bt_track_sp(t);
         return;
     }
