@@ -196,7 +196,7 @@ struct cpu {
     void *unwind[5];             /* __builtin_setjmp buffer of the engine's loop */
 
     /* Words of an engine's emitted code, which reaches struct cpu through a segment base. */
-    u64 emitted[24];
+    u64 emitted[32];
 
     /* --- system registers --- */
     u64 cr0, cr2, cr3, cr4, xcr0, efer;

@@ -68,9 +68,8 @@ static void clear_view(struct bt_cpu *bt, unsigned view)
 /* No return is predicted any more. */
 static void reset_stack(struct bt_cpu *bt, unsigned view)
 {
-    bt->esp[view] = (u64)cpu_window(bt->cpu) + (u64)BT_STACK_BASE(view);
-    if (view == bt->view)
-        bt->cpu->emitted[BT_ESP] = bt->esp[view];
+    u64 *word = bt->cpu->emitted, base = (u64)cpu_window(bt->cpu) + (u64)BT_STACK_BASE(view);
+    word[view == word[BT_VIEW] ? BT_ESP : BT_VIEW_ESP + view] = base;
 }
 
 static void forget_jumps(struct bt_cpu *bt)
@@ -164,11 +163,40 @@ static bool fpu_as_it_was(struct cpu *c, const struct bt_site *s, u32 off)
     return off == *(u32 *)c->fpu_off;
 }
 
+/* Nothing but RIP has changed that emitted code counts on. */
+static bool undisturbed(struct cpu *c, const struct bt_cpu *bt)
+{
+    return !c->code_stale && !cpu_event_pending(c) && c->activity == CPU_RUNNING &&
+           bt->epoch == c->map_epoch && c->emitted[BT_SALT] >> 48 == c->user_epoch &&
+           !c->shadow_ss && !c->exc.pending &&
+           bt->code_epoch == atomic_load_explicit(&c->mem->code_epoch, memory_order_relaxed);
+}
+
+/* Code of CPL 1 and 2 is interpreted: translations for the kernel's views are CPL 0's. */
+static bool is_inner(const struct cpu *c)
+{
+    return c->cpl == 1 || c->cpl == 2;
+}
+
+static int view_of(const struct cpu *c)
+{
+    unsigned m = (unsigned)(c->tlb - c->tlbs[0]) >> TLB_BITS;
+    return m == TLB_STRICT || is_inner(c) ? -1 : (int)bt_view(m, c->mode == X86_MODE64);
+}
+
+/* Execution goes on behind the instruction as it was. */
+static bool went_on(struct cpu *c, const struct bt_cpu *bt, const struct bt_site *s)
+{
+    return undisturbed(c, bt) && view_of(c) == (int)c->emitted[BT_VIEW] && c->mode == X86_MODE64 &&
+           c->reg[X86_SLOT_RIP] == bt_site_rip(c, s);
+}
+
 static const u8 *body_then(struct cpu *c, struct bt_cpu *bt, const struct bt_site *s)
 {
     u32 off = *(u32 *)c->fpu_off;
     run_body(c, bt, s);
-    if (c->code_stale || s->flags & SITE_LEAVE || !fpu_as_it_was(c, s, off))
+    if (c->code_stale || s->flags & SITE_LEAVE || !fpu_as_it_was(c, s, off) ||
+        (s->flags & SITE_NEXT && !went_on(c, bt, s)))
         return NULL;
     return go_on(c, (const u8 *)s + s->retry + s->resume);
 }
@@ -187,7 +215,7 @@ const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la)
     c->insn = &op->i;
     bool filled = cpu_shadow_fill(c, la, s->size, s->flags & SITE_WRITE, !(s->flags & SITE_MASKED));
     c->insn = NULL;
-    if (!filled)
+    if (!filled || s->flags & SITE_SHADOW)
         return body_then(c, bt, s);
     const u8 *at = go_on(c, (const u8 *)s + s->retry);
     if (!at)
@@ -195,39 +223,24 @@ const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la)
     return at;
 }
 
-/* Nothing but RIP has changed that emitted code counts on. */
-static bool undisturbed(struct cpu *c, const struct bt_cpu *bt)
-{
-    return !c->code_stale && !cpu_event_pending(c) && c->activity == CPU_RUNNING &&
-           bt->epoch == c->map_epoch && c->emitted[BT_SALT] >> 48 == c->user_epoch &&
-           !c->shadow_ss && !c->exc.pending &&
-           bt->code_epoch == atomic_load_explicit(&c->mem->code_epoch, memory_order_relaxed);
-}
-
-static int view_of(const struct cpu *c)
-{
-    unsigned m = (unsigned)(c->tlb - c->tlbs[0]) >> TLB_BITS;
-    return m == TLB_STRICT ? -1 : (int)bt_view(m, c->mode == X86_MODE64);
-}
-
 const u8 *bt_next(struct cpu *c, const struct bt_site *s)
 {
     struct bt_cpu *bt = c->engine;
     run_body(c, bt, s);
-    if (!undisturbed(c, bt) || view_of(c) != bt->view || c->mode != X86_MODE64 ||
-        c->reg[X86_SLOT_RIP] != bt_site_rip(c, s))
+    if (!went_on(c, bt, s))
         return NULL;
     return go_on(c, (const u8 *)s + s->retry + s->resume);
 }
 
 /* Emitted code goes on in this view. */
-static void enter_view(struct cpu *c, struct bt_cpu *bt, unsigned view)
+static void enter_view(struct cpu *c, unsigned view)
 {
-    if (bt->view == view)
+    u64 *word = c->emitted;
+    if (word[BT_VIEW] == view)
         return;
-    bt->esp[bt->view] = c->emitted[BT_ESP];
-    bt->view = (u8)view;
-    c->emitted[BT_ESP] = bt->esp[view];
+    word[BT_VIEW_ESP + word[BT_VIEW]] = word[BT_ESP];
+    word[BT_VIEW] = view;
+    word[BT_ESP] = word[BT_VIEW_ESP + view];
 }
 
 const u8 *bt_jump(struct cpu *c, const struct bt_site *s)
@@ -241,7 +254,7 @@ const u8 *bt_jump(struct cpu *c, const struct bt_site *s)
     unsigned slot = tag & (BT_JUMPS - 1);
     if (tags(bt, (unsigned)view)[slot] != tag)
         return NULL;
-    enter_view(c, bt, (unsigned)view);
+    enter_view(c, (unsigned)view);
     c->emitted[BT_R14] = tag;
     return go_on(c, (const u8 *)codes(bt, (unsigned)view)[slot]);
 }
@@ -251,7 +264,7 @@ const u8 *bt_jump(struct cpu *c, const struct bt_site *s)
 /* Points the exit that was taken to the block that it led to. */
 static void join(struct cpu *c, struct bt_cpu *bt, const struct bt_exit *x, struct block *b)
 {
-    unsigned m = bt->view % 3;
+    unsigned m = c->emitted[BT_VIEW] % 3;
     if (!x || !x->patch || (b->gpa & PAGE_MASK) != (unsigned)x->offset || !b->near[m])
         return;
     emit_patch((u8 *)x + x->patch, bt->code + (x->offset <= x->from ? b->check[m] : b->near[m]));
@@ -275,7 +288,7 @@ static bool user_in_upper_half(const struct cpu *c)
  */
 static bool translatable(const struct cpu *c)
 {
-    if (c->tlb == c->tlbs[TLB_STRICT])
+    if (c->tlb == c->tlbs[TLB_STRICT] || is_inner(c))
         return false;
     if (likely(c->mode == X86_MODE64))
         return !user_in_upper_half(c);
@@ -326,7 +339,7 @@ static void undo_branch(struct cpu *c)
 static const struct bt_exit *enter(struct cpu *c, struct bt_cpu *bt, const struct block *b)
 {
     u64 rip = c->reg[X86_SLOT_RIP];
-    unsigned view = bt->view;
+    unsigned view = (unsigned)c->emitted[BT_VIEW];
     u64 tag = rip + (BT_USER(view) ? c->emitted[BT_SALT] : 0);
     const u8 *code = bt->code + b->far[view % 3];
     remember(bt, view, tag, code);
@@ -366,10 +379,10 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt)
         flushes = bt->interp.flushes;
         bool can = translatable(c);
         unsigned view = can ? (unsigned)view_of(c) : 0;
-        if (view != bt->view)
+        if (view != c->emitted[BT_VIEW])
             link = NULL;
         if (can)
-            enter_view(c, bt, view);
+            enter_view(c, view);
         bool ready = can && translated(c, bt, b, view % 3);
         if (bt->interp.flushes != flushes) { /* b is gone */
             link = NULL;
@@ -428,10 +441,10 @@ static void set_gs(u64 base)
     __asm__ volatile("wrgsbase %0" : : "r"(base));
 }
 
-static NORETURN void crash(void)
+static NORETURN void crash(int sig)
 {
-    signal(SIGSEGV, SIG_DFL);
-    raise(SIGSEGV);
+    signal(sig, SIG_DFL);
+    raise(sig);
     abort();
 }
 
@@ -449,20 +462,21 @@ static const struct bt_fault *find_fault(const struct bt_cpu *bt, u32 at)
 }
 
 /*
- * SIGSEGV in emitted code: an access through an entry of another page goes to its out-of-line part;
- * a full prediction stack is begun anew. Anything else is a bug of ours, and ends the process.
+ * SIGSEGV in emitted code: an access through an entry of another page goes to its out-of-line part,
+ * as does, by SIGFPE, a division whose quotient is too large; a full prediction stack is begun
+ * anew. Anything else is a bug of ours, and ends the process.
  */
 static void on_fault(int sig, siginfo_t *si, void *context)
 {
     greg_t *reg = ((ucontext_t *)context)->uc_mcontext.gregs;
     u64 gs = get_gs();
     if (!gs)
-        crash();
+        crash(sig);
     struct cpu *c = (struct cpu *)(gs - CPU_SPAN);
     struct bt_cpu *bt = c->engine;
     u64 at = (u64)reg[REG_RIP] - (u64)bt->code;
     if (at >= BT_CODE_SIZE)
-        crash();
+        crash(sig);
     bt->faults++;
     for (unsigned v = 0; v < BT_VIEWS; v++)
         if ((u64)si->si_addr - (gs + (u64)BT_STACK(v)) < PAGE_SIZE) {
@@ -471,7 +485,7 @@ static void on_fault(int sig, siginfo_t *si, void *context)
         }
     const struct bt_fault *f = find_fault(bt, (u32)at);
     if (!f)
-        crash();
+        crash(sig);
     reg[REG_RIP] = (greg_t)(bt->code + f->cold);
 }
 
@@ -553,6 +567,7 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGSEGV, &sa, NULL);
+    sigaction(SIGFPE, &sa, NULL);
     return &en->engine;
 }
 
@@ -570,13 +585,21 @@ static void *reserve(size_t size, int prot)
 static void put_stubs(struct bt_cpu *bt)
 {
     const u8 *const target[BT_STUB_SENTINEL] = {
-        [BT_STUB_BODY] = bt_stub_body,       [BT_STUB_BODY_SAVED] = bt_stub_body_saved,
-        [BT_STUB_NEXT] = bt_stub_next,       [BT_STUB_NEXT_SAVED] = bt_stub_next_saved,
-        [BT_STUB_JUMP] = bt_stub_jump,       [BT_STUB_JUMP_SAVED] = bt_stub_jump_saved,
-        [BT_STUB_BODY_AT] = bt_stub_body_at, [BT_STUB_MISS] = bt_stub_miss,
-        [BT_STUB_FPU] = bt_stub_fpu,         [BT_STUB_FPU_SAVED] = bt_stub_fpu_saved,
-        [BT_STUB_EXIT] = bt_stub_exit,       [BT_STUB_EXIT_SAVED] = bt_stub_exit_saved,
+        [BT_STUB_BODY] = bt_stub_body,
+        [BT_STUB_BODY_SAVED] = bt_stub_body_saved,
+        [BT_STUB_NEXT] = bt_stub_next,
+        [BT_STUB_NEXT_SAVED] = bt_stub_next_saved,
+        [BT_STUB_JUMP] = bt_stub_jump,
+        [BT_STUB_JUMP_SAVED] = bt_stub_jump_saved,
+        [BT_STUB_MISS] = bt_stub_miss,
+        [BT_STUB_FPU] = bt_stub_fpu,
+        [BT_STUB_FPU_SAVED] = bt_stub_fpu_saved,
+        [BT_STUB_EXIT] = bt_stub_exit,
+        [BT_STUB_EXIT_SAVED] = bt_stub_exit_saved,
         [BT_STUB_GOTO] = bt_stub_goto,
+        [BT_STUB_SYSCALL] = bt_sys_syscall,
+        [BT_STUB_SYSRET] = bt_sys_sysret,
+        [BT_STUB_POPF] = bt_sys_popf,
     };
     for (unsigned n = 0; n < BT_STUB_SENTINEL; n++) {
         struct emit e = {bt->code + n * BT_STUB_SIZE};

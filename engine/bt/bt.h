@@ -44,7 +44,9 @@ enum bt_word {
     BT_IN_CODE,  /* 1 while emitted code runs: other CPUs wait for it to be 0 */
     BT_SALT,     /* of the user views' jump table: the address space */
     BT_SCRATCH,
-    BT_GROUP, /* GROUPS_MAX words */
+    BT_VIEW,     /* the view that emitted code is in, or was last */
+    BT_VIEW_ESP, /* by view: its prediction stack while another view runs */
+    BT_GROUP = BT_VIEW_ESP + 6, /* GROUPS_MAX words */
 };
 
 /*
@@ -70,7 +72,9 @@ enum {
     SITE_WRITE = 1,
     SITE_FPU = 2, /* the code behind counts on the FP state */
     SITE_LEAVE = 4,
-    SITE_MASKED = 8, /* the access need not take place */
+    SITE_MASKED = 8,  /* the access need not take place */
+    SITE_NEXT = 16,   /* its body may change more than registers and memory */
+    SITE_SHADOW = 32, /* no interrupt may be taken right before it */
 };
 
 /* An exit to an offset of the same page. */
@@ -82,11 +86,13 @@ struct bt_exit {
 
 /* Modes of access (enum tlb_mode but TLB_STRICT), in 32- and 64-bit code. */
 #define BT_VIEWS 6
+static_assert(BT_VIEW_ESP + BT_VIEWS <= ARRAY_SIZE(((struct cpu *)0)->emitted), "words enough");
 static inline unsigned bt_view(unsigned tlb_mode, bool is64)
 {
     return tlb_mode + (is64 ? 3 : 0);
 }
-#define BT_USER(view) ((view) % 3 == TLB_USER)
+#define BT_VIEW64(tlb_mode) ((tlb_mode) + 3)
+#define BT_USER(view)       ((view) % 3 == TLB_USER)
 
 /*
  * A view's jump table, in the room below struct cpu: by the low 16 bits of RIP, RIP (+ salt) and
@@ -123,8 +129,6 @@ struct bt_cpu {
     struct tr *tr;         /* the translation under way */
     u16 *filled[BT_VIEWS]; /* entries of the jump tables that are used */
     unsigned nfilled[BT_VIEWS];
-    u64 esp[BT_VIEWS];
-    u8 view;
     u8 hot;         /* runs before a block is translated */
     u32 epoch;      /* cpu.map_epoch that the jump tables are for */
     u32 code_epoch; /* mem.code_epoch likewise */
@@ -148,10 +152,15 @@ int bt_usable(struct err *e);
 void bt_enter(void);
 /* What emitted code calls, with data behind the call, or jumps to. Not functions. */
 extern const u8 bt_stub_body[], bt_stub_body_saved[], bt_stub_next[], bt_stub_next_saved[],
-    bt_stub_jump[], bt_stub_jump_saved[], bt_stub_body_at[], bt_stub_miss[], bt_stub_fpu[],
-    bt_stub_fpu_saved[], bt_stub_exit[], bt_stub_exit_saved[], bt_stub_goto[];
+    bt_stub_jump[], bt_stub_jump_saved[], bt_stub_miss[], bt_stub_fpu[], bt_stub_fpu_saved[],
+    bt_stub_exit[], bt_stub_exit_saved[], bt_stub_goto[];
+/* bt_sys.S: likewise */
+extern const u8 bt_sys_syscall[], bt_sys_sysret[], bt_sys_popf[];
 
-/* At the start of the code cache: jumps to those, within a rel32's reach. */
+/*
+ * At the start of the code cache: jumps to those, within a rel32's reach. Those that take a struct
+ * bt_site are jumped to with R13 pointing to it, exits are called in front of it.
+ */
 enum bt_stub {
     BT_STUB_BODY, /* the body, then on at `resume` */
     BT_STUB_BODY_SAVED,
@@ -159,13 +168,15 @@ enum bt_stub {
     BT_STUB_NEXT_SAVED,
     BT_STUB_JUMP, /* the body, then on where RIP says */
     BT_STUB_JUMP_SAVED,
-    BT_STUB_BODY_AT, /* jumped to: BODY_SAVED with R13 pointing to the data */
-    BT_STUB_MISS,    /* R14 = linear address that the shadow table does not have */
+    BT_STUB_MISS, /* R14 = linear address that the shadow table does not have */
     BT_STUB_FPU,
     BT_STUB_FPU_SAVED,
     BT_STUB_EXIT,
     BT_STUB_EXIT_SAVED,
-    BT_STUB_GOTO,     /* jumped to: R14 = RIP, flags in cpu.aflags: not in the jump table */
+    BT_STUB_GOTO, /* jumped to: R14 = RIP, flags in cpu.aflags: not in the jump table */
+    BT_STUB_SYSCALL,
+    BT_STUB_SYSRET,
+    BT_STUB_POPF,     /* called */
     BT_STUB_SENTINEL, /* from here on one for each view, and a look-up of R14 = RIP */
     BT_STUB_LOOKUP = BT_STUB_SENTINEL + BT_VIEWS,
     BT_STUBS = BT_STUB_LOOKUP + BT_VIEWS

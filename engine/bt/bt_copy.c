@@ -166,15 +166,40 @@ static void copy_registers(struct tr *t)
         bt_store_home(t, rm, hrm);
 }
 
+/* temp = ModRM.reg, which is in memory or the second byte of a register. Keeps the flags. */
+static void load_g(struct tr *t, unsigned temp)
+{
+    unsigned g = t->d.i.reg;
+    if (g < X86_HIGH_BYTE)
+        emit_load(&t->e, temp, GS_REG(g));
+    else
+        emit_rorx(&t->e, temp, g - X86_HIGH_BYTE, 8);
+}
+
+static void store_g(struct tr *t, unsigned temp)
+{
+    struct emit *e = &t->e;
+    unsigned g = t->d.i.reg;
+    if (g < X86_HIGH_BYTE) {
+        emit_store(e, temp, GS_REG(g));
+        return;
+    }
+    g -= X86_HIGH_BYTE;
+    emit_rorx(e, g, g, 8);
+    e8(e, 0x44), e8(e, 0x88), e8(e, 0xc0 | (temp & 7) << 3 | g); /* mov g8, temp8 */
+    emit_rorx(e, g, g, 56);
+}
+
 /* With a memory operand. */
 static void copy_memory(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
     const struct x86_row *row = x86_row(&d->i);
     bool write = row->attr & X86_MEM_WRITE;
-    bt_operand(t, d->mem_size, write, ANY_ALIGN);
+    bool pair = d->op == X86_CMPXCHG8B || d->op == X86_CMPXCHG16B;
+    bt_operand(t, d->mem_size, write, pair ? MUST_ALIGN : ANY_ALIGN);
     unsigned g = d->i.reg;
-    bool g_homed = has_g(t) && is_homed(g);
+    bool g_homed = has_g(t) && (is_homed(g) || g >= X86_HIGH_BYTE);
     bool wants = bt_uses_flags(t) && t->flags_saved;
     bool combined = g_homed || wants; /* they need T1 */
     if (combined)
@@ -185,7 +210,7 @@ static void copy_memory(struct tr *t)
     unsigned field = has_g(t) ? host_reg(g) : ext;
     if (g_homed) {
         bt_t1_used(t);
-        emit_load(&t->e, field = T1, GS_REG(g));
+        load_g(t, field = T1);
     }
     bt_access(t);
     unsigned base = combined ? T0 : t->areg;
@@ -197,7 +222,7 @@ static void copy_memory(struct tr *t)
         emit_sib(&t->e, field, base, T1, 0, t->adisp);
     emit_imm(t);
     if (g_homed && bt_operand_written(row, X86_O_G))
-        emit_store(&t->e, T1, GS_REG(g));
+        store_g(t, T1);
     bt_cold_resume(t);
 }
 
@@ -231,6 +256,8 @@ static bool copyable(u16 op)
     case X86_XCHG:
     case X86_XADD:
     case X86_CMPXCHG:
+    case X86_CMPXCHG8B:
+    case X86_CMPXCHG16B:
     case X86_CBW:
     case X86_CWD:
     case X86_CMC:
@@ -269,8 +296,6 @@ bool bt_copy(struct tr *t)
     if (!bt_copyable(d))
         return false;
     if (d->i.prefix & X86_PFX_MEM) {
-        if (bt_high_byte(d))
-            return false;
         copy_memory(t);
         return true;
     }

@@ -127,6 +127,13 @@ static inline void emit_lea(struct emit *e, unsigned dst, unsigned base, s32 dis
     emit_mem(e, 0x8d, dst, base, disp);
 }
 
+/* rorx dst, src, n: keeps the flags */
+static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigned n)
+{
+    e8(e, 0xc4), e8(e, (dst & 8 ? 0 : 0x80) | 0x40 | (src & 8 ? 0 : 0x20) | 3);
+    e8(e, 0xfb), e8(e, 0xf0), e8(e, 0xc0 | (dst & 7) << 3 | (src & 7)), e8(e, n);
+}
+
 /* mov reg32, reg32: clears the upper half. */
 static inline void emit_zero_extend(struct emit *e, unsigned reg)
 {

@@ -6,7 +6,7 @@
 #include "bt_offsets.h"
 
         .text
-        .globl bt_enter, bt_stub_body, bt_stub_body_saved, bt_stub_body_at, bt_stub_next
+        .globl bt_enter, bt_stub_body, bt_stub_body_saved, bt_stub_next
         .globl bt_stub_next_saved, bt_stub_jump, bt_stub_jump_saved, bt_stub_miss, bt_stub_fpu
         .globl bt_stub_fpu_saved, bt_stub_exit, bt_stub_exit_saved, bt_stub_goto
 
@@ -89,11 +89,10 @@ load:   movzwl  %gs:CPU_AFLAGS, %eax
         mov     %gs:CPU_REG, %rax
         jmp     *%gs:CPU_RESUME
 
-/* A call from emitted code to C function \fn with its data, which lies behind the call. */
+/* A jump from emitted code to C function \fn, R13 pointing to its data. */
 .macro stub name, fn, save
         .balign 16
 \name:
-        pop     %r13
         \save
         save_regs
         mov     %gs:CPU_SELF, %rdi
@@ -111,20 +110,9 @@ load:   movzwl  %gs:CPU_AFLAGS, %eax
         stub    bt_stub_fpu, bt_fpu, save_flags_rax
         stub    bt_stub_fpu_saved, bt_fpu, save_rax
 
-/* The same, R13 pointing to the data already. */
-        .balign 16
-bt_stub_body_at:
-        save_rax
-        save_regs
-        mov     %gs:CPU_SELF, %rdi
-        mov     %r13, %rsi
-        call    bt_body
-        jmp     back
-
 /* R14 = linear address. */
         .balign 16
 bt_stub_miss:
-        pop     %r13
         save_rax
         save_regs
         mov     %gs:CPU_SELF, %rdi

@@ -42,7 +42,7 @@ static void stack_align(struct tr *t)
 }
 
 /* lea r15, [r15 + by] */
-static void emit_adjust_sp(struct tr *t, s32 by)
+void bt_adjust_sp(struct tr *t, s32 by)
 {
     emit_mem_sized(&t->e, t->word, 0x8d, GSP, GSP, by);
 }
@@ -75,6 +75,29 @@ static void emit_operand_word(struct tr *t)
     emit_word(t, 0x8b, T0);
 }
 
+/* The slot has been looked up. */
+static void store_from_gs(struct tr *t, u32 off)
+{
+    bt_combine(t);
+    emit_load(&t->e, T1, off);
+    bt_access(t);
+    emit_mem_sized(&t->e, t->word, 0x89, T1, T0, 0);
+}
+
+void bt_push_gs(struct tr *t, u32 off)
+{
+    emit_push_lookup(t);
+    store_from_gs(t, off);
+    bt_adjust_sp(t, -t->word);
+    bt_cold_resume(t);
+}
+
+void bt_top_t0(struct tr *t)
+{
+    emit_pop_lookup(t);
+    emit_word(t, 0x8b, T0);
+}
+
 static bool emit_push(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
@@ -94,15 +117,12 @@ static bool emit_push(struct tr *t)
         emit_sib(&t->e, 0, t->areg, T1, 0, t->adisp);
         e32(&t->e, (u32)d->i.imm);
     } else if (mem || is_homed(reg)) {
-        bt_combine(t);
         bt_t1_used(t);
-        emit_load(&t->e, T1, mem ? GS_WORD(BT_TARGET) : GS_REG(reg));
-        bt_access(t);
-        emit_mem_sized(&t->e, t->word, 0x89, T1, T0, 0);
+        store_from_gs(t, mem ? GS_WORD(BT_TARGET) : GS_REG(reg));
     } else {
         emit_word(t, 0x89, host_reg(reg));
     }
-    emit_adjust_sp(t, -t->word);
+    bt_adjust_sp(t, -t->word);
     bt_cold_resume(t);
     return true;
 }
@@ -119,7 +139,7 @@ static bool emit_pop(struct tr *t)
         bt_t1_used(t);
     emit_word(t, 0x8b, h);
     if (reg != RSP)
-        emit_adjust_sp(t, t->word);
+        bt_adjust_sp(t, t->word);
     if (is_homed(reg))
         emit_store(&t->e, h, GS_REG(reg));
     bt_cold_resume(t);
@@ -305,6 +325,24 @@ static bool emit_jcc_insn(struct tr *t)
     return true;
 }
 
+/* LOOP, LOOPE, LOOPNE, JRCXZ: short jumps over a long one. RCX counts in the host's. */
+static bool emit_loop_insn(struct tr *t)
+{
+    struct emit *e = &t->e;
+    const struct x86_insn *i = &t->d.i;
+    if (i->adsize == 2)
+        return false;
+    if (t->flags_live)
+        bt_want_flags(t);
+    if (i->adsize == 4)
+        e8(e, 0x67);
+    e8(e, t->d.bytes[t->d.opcode_at]), e8(e, 2); /* to the long one */
+    e8(e, 0xeb), e8(e, 5);                       /* behind it */
+    connect(t, emit_jmp(e, e->p), branch_offset(t));
+    bt_goto(t, t->next);
+    return true;
+}
+
 static void emit_branch_word(struct tr *t, enum bt_branch kind, u16 imm)
 {
     if (t->word == 8)
@@ -342,7 +380,7 @@ static void emit_push_return(struct tr *t)
     bt_rip(t, T1, t->next);
     bt_access(t);
     emit_mem_sized(&t->e, t->word, 0x89, T1, T0, 0);
-    emit_adjust_sp(t, -t->word);
+    bt_adjust_sp(t, -t->word);
     e8(&t->e, 0x41), e8(&t->e, 0x55); /* push r13 */
 }
 
@@ -368,7 +406,7 @@ static bool emit_ret(struct tr *t)
     t->flags_live = true;
     emit_pop_lookup(t);
     emit_word(t, 0x8b, T0);
-    emit_adjust_sp(t, t->word + imm);
+    bt_adjust_sp(t, t->word + imm);
     emit_branch_word(t, BT_BRANCH_RET, imm);
     emit_flags_home(t);
     e8(&t->e, 0xc3);
@@ -439,6 +477,11 @@ static bool emit_branch(struct tr *t)
         return emit_jmp_ind(t);
     case X86_CALL_NEAR_IND:
         return emit_call_ind(t);
+    case X86_LOOP:
+    case X86_LOOPE:
+    case X86_LOOPNE:
+    case X86_JRCXZ:
+        return emit_loop_insn(t);
     default:
         return emit_jcc_insn(t);
     }
@@ -464,6 +507,10 @@ bool bt_flow(struct tr *t)
     case X86_RET_NEAR:
     case X86_JMP_NEAR_IND:
     case X86_CALL_NEAR_IND:
+    case X86_LOOP:
+    case X86_LOOPE:
+    case X86_LOOPNE:
+    case X86_JRCXZ:
         return t->ended = emit_branch(t);
     default:
         return false;
@@ -471,6 +518,13 @@ bool bt_flow(struct tr *t)
 }
 
 /* --- events --- */
+
+void bt_leave_if(struct tr *t, unsigned cc)
+{
+    struct cold *k = bt_cold(t, COLD_POLL);
+    k->offset = t->next;
+    k->body = emit_jcc(&t->e, cc, t->e.p);
+}
 
 void bt_poll(struct tr *t, u32 live, u16 at)
 {

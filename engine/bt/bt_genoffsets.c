@@ -1,9 +1,10 @@
 /*
  * bt_genoffsets.c - compiled to assembly by the build; the lines marked @ become bt_offsets.h.
  */
+#include "cpu/cpu_far.h"
 #include "engine/bt/bt_emit.h"
 
-#define OFFSET(name, value) __asm__ volatile("@" #name " %c0" : : "i"((s32)(value)))
+#define OFFSET(name, value) __asm__ volatile("@" #name " %c0" : : "i"((s32)(u32)(value)))
 
 void bt_genoffsets(void);
 void bt_genoffsets(void)
@@ -17,4 +18,49 @@ void bt_genoffsets(void)
     OFFSET(CPU_LINK, GS_WORD(BT_LINK));
     OFFSET(CPU_IN_CODE, GS_WORD(BT_IN_CODE));
     OFFSET(CPU_SELF, GS_WORD(BT_SELF));
+    OFFSET(CPU_SALT, GS_WORD(BT_SALT));
+    OFFSET(CPU_VIEW, GS_WORD(BT_VIEW));
+    OFFSET(CPU_VIEW_ESP, GS_WORD(BT_VIEW_ESP));
+    OFFSET(CPU_CPL, GS_CPU(cpl));
+    OFFSET(CPU_EFLAGS, GS_CPU(eflags));
+    OFFSET(CPU_EVENTS, GS_CPU(events));
+    OFFSET(CPU_EVENT_MASK, GS_CPU(event_mask));
+    OFFSET(CPU_CR_FOUR, GS_CPU(cr4));
+    OFFSET(CPU_EFER, GS_CPU(efer));
+    OFFSET(CPU_STAR, GS_CPU(star));
+    OFFSET(CPU_LSTAR, GS_CPU(lstar));
+    OFFSET(CPU_SFMASK, GS_CPU(sfmask));
+    OFFSET(CPU_TLB, GS_CPU(tlb));
+    OFFSET(CPU_CS, GS_CPU(seg[CS]));
+    OFFSET(CPU_SS, GS_CPU(seg[SS]));
+    OFFSET(SEG_BASE, offsetof(struct seg, base));
+    OFFSET(SEG_RD_END, offsetof(struct seg, rd_end));
+    OFFSET(SEG_WR_END, offsetof(struct seg, wr_end));
+    OFFSET(SEG_LIMIT, offsetof(struct seg, limit));
+    OFFSET(SEG_ATTR, offsetof(struct seg, attr));
+    OFFSET(SEG_SEL, offsetof(struct seg, sel));
+    /* From struct cpu, not GS. */
+    OFFSET(TLBS_KERNEL, offsetof(struct cpu, tlbs[TLB_KERNEL]));
+    OFFSET(TLBS_SMAP, offsetof(struct cpu, tlbs[TLB_KERNEL_SMAP]));
+    OFFSET(TLBS_USER, offsetof(struct cpu, tlbs[TLB_USER]));
+    OFFSET(VIEW_KERNEL, BT_VIEW64(TLB_KERNEL));
+    OFFSET(VIEW_SMAP, BT_VIEW64(TLB_KERNEL_SMAP));
+    OFFSET(VIEW_USER, BT_VIEW64(TLB_USER));
+    OFFSET(TAGS_KERNEL, BT_TAGS(BT_VIEW64(TLB_KERNEL)));
+    OFFSET(TAGS_SMAP, BT_TAGS(BT_VIEW64(TLB_KERNEL_SMAP)));
+    OFFSET(TAGS_USER, BT_TAGS(BT_VIEW64(TLB_USER)));
+    OFFSET(CODES_KERNEL, BT_CODES(BT_VIEW64(TLB_KERNEL)));
+    OFFSET(CODES_SMAP, BT_CODES(BT_VIEW64(TLB_KERNEL_SMAP)));
+    OFFSET(CODES_USER, BT_CODES(BT_VIEW64(TLB_USER)));
+    OFFSET(BIT_EFER_SCE, EFER_SCE);
+    OFFSET(BIT_CR_SMAP, CR4_SMAP);
+    OFFSET(BIT_EV_INTR, EV_INTR);
+    OFFSET(BIT_TF, FLAG_TF);
+    OFFSET(BIT_IF, FLAG_IF);
+    OFFSET(BIT_AC, FLAG_AC);
+    OFFSET(BITS_FLAGS, FLAGS_ALL & ~(FLAGS_ARITH | FLAG_RF | FLAG_VM));
+    OFFSET(BITS_POPF, FLAG_DF | FLAG_NT | FLAG_ID | FLAG_IF | FLAG_IOPL);
+    OFFSET(SEG_FLAT_CODE, SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED | SEG_G | SEG_L);
+    OFFSET(SEG_FLAT_DATA, SEG_P | SEG_S | SEG_WRITABLE | SEG_ACCESSED | SEG_G | SEG_DB);
+    OFFSET(SEG_RING_THREE, 3 << SEG_DPL_SHIFT);
 }

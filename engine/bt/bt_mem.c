@@ -51,7 +51,8 @@ struct cold *bt_cold(struct tr *t, enum cold_kind kind)
                        .at = t->at,
                        .next = t->next,
                        .saved = t->flags_saved,
-                       .fpu = t->fpu_level != 0};
+                       .fpu = t->fpu_level != 0,
+                       .shadow = t->in_shadow};
     return k;
 }
 
@@ -150,14 +151,14 @@ void bt_ea(struct tr *t, s32 more)
 }
 
 /* In 32-bit code translations are entered only while CS, DS, ES and SS are flat (bt.c). */
-bool bt_is_flat(const struct tr *t, unsigned seg)
+bool bt_seg_is_flat(const struct tr *t, unsigned seg)
 {
     return seg == X86_SEG_FLAT || (t->word == 4 && seg < FS && seg != CS); /* CS: no writing */
 }
 
-static bool is_flat(const struct tr *t)
+bool bt_is_flat(const struct tr *t)
 {
-    return bt_is_flat(t, t->op->i.seg);
+    return bt_seg_is_flat(t, t->op->i.seg);
 }
 
 static u32 seg_field(const struct tr *t, u32 field)
@@ -180,14 +181,20 @@ void bt_address(struct tr *t, unsigned size, bool write)
 {
     t->adisp = 0;
     const struct x86_insn *i = &t->op->i;
-    if (is_flat(t) && i->base < 16 && i->index == X86_SLOT_ZERO && !i->disp && !is_homed(i->base) &&
-        i->adsize == t->word) {
+    if (bt_is_flat(t) && i->base < 16 && i->index == X86_SLOT_ZERO && !i->disp &&
+        !is_homed(i->base) && i->adsize == t->word) {
         t->areg = host_reg(i->base);
         return;
     }
     bt_ea(t, 0);
+    bt_linear(t, size, write);
+}
+
+void bt_linear(struct tr *t, unsigned size, bool write)
+{
+    t->adisp = 0;
     t->areg = T0;
-    if (is_flat(t))
+    if (bt_is_flat(t))
         return;
     if (t->word == 4)
         emit_limit_check(t, size, write);
@@ -211,7 +218,7 @@ static bool on_aligned_stack(const struct tr *t, unsigned size)
     const struct x86_insn *i = &t->op->i;
     return t->sp_aligned && i->prefix & X86_PFX_MEM && i->base == RSP &&
            i->index == X86_SLOT_ZERO && size <= t->word && !(i->disp & (s32)align_mask(size)) &&
-           is_flat(t);
+           bt_is_flat(t);
 }
 
 /* T1 = the table's entry for the page of register `a`; JZ where there is none: its rel32. */

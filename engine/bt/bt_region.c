@@ -28,15 +28,25 @@ int bt_region_at(const struct tr *t, s64 offset)
 struct ends {
     unsigned at;   /* offset of the last instruction */
     s64 next, to;  /* offsets; -1: none that is known */
+    s64 then;      /* it goes on there, but in code of another region; -1: no */
     bool call;     /* `to` is called and comes back to `next` */
     bool all_live; /* what else follows may want any flag */
 };
+
+/* Where the block goes on that ends with an STI in front of `off` and takes along what is there. */
+static s64 behind_shadow(const struct tr *t, s64 off)
+{
+    const struct block *b = off < (s64)PAGE_SIZE ? bt_block_at(t, off) : NULL;
+    if (!b || !b->nops)
+        return off;
+    return b->nops == 1 && b->ends ? -1 : off + b->op[0].i.len;
+}
 
 static struct ends ends_of(const struct tr *t, const struct block *b)
 {
     const struct x86_insn *i = &b->op[b->nops - 1].i;
     unsigned off = (b->gpa & PAGE_MASK) + b->bytes;
-    struct ends e = {.at = off - i->len, .next = off, .to = -1};
+    struct ends e = {.at = off - i->len, .next = off, .to = -1, .then = -1};
     if (!b->ends)
         return e;
     enum x86_op op = i->len ? x86_row(i)->op : X86_RET_NEAR;
@@ -44,7 +54,8 @@ static struct ends ends_of(const struct tr *t, const struct block *b)
     if (t->word == 4)
         to = (s32)to;
     bool near = i->opsize == t->word;
-    if (op >= X86_JO && op <= X86_JNLE && near) {
+    bool loop = op == X86_LOOP || op == X86_LOOPE || op == X86_LOOPNE || op == X86_JRCXZ;
+    if (((op >= X86_JO && op <= X86_JNLE) || loop) && near) {
         e.to = to;
     } else if (op == X86_JMP_NEAR && near) {
         e.to = to;
@@ -54,8 +65,14 @@ static struct ends ends_of(const struct tr *t, const struct block *b)
         e.call = true;
     } else if (op == X86_CALL_NEAR_IND && near) {
         e.call = e.all_live = true;
+    } else if (op == X86_STI) {
+        e.then = off;
+        e.next = behind_shadow(t, off);
+    } else if (op == X86_STAC || op == X86_CLAC) {
+        e.then = off;
+        e.next = -1;
     } else if (bt_goes_on(op)) {
-        e.all_live = true; /* its body may leave */
+        e.all_live = op != X86_POPF && op != X86_PAUSE; /* its body may leave */
     } else {
         e.next = -1;
         e.all_live = true;
@@ -202,6 +219,8 @@ static u32 live_out(struct tr *t, const struct block *b)
     u32 out = 0;
     if (e.to != -1)
         out |= bt_live_at(t, e.to);
+    if (e.then != -1)
+        out |= bt_live_at(t, e.then);
     if (e.next != -1 && !e.call)
         out |= bt_live_at(t, e.next);
     return out;

@@ -263,8 +263,6 @@ static bool host(struct tr *t)
 static bool copy_other(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
-    if (!cpu_has(t->c, x86_row(&d->i)->feature)) /* #UD */
-        return false;
     if (is_mem(t) && (d->i.adsize == 2 || !d->mem_size))
         return false;
     if (!is_mem(t) && d->width[1] == 1) /* CRC32 of a byte: SPL and AH differ by an empty REX */

@@ -3,7 +3,8 @@
  *
  * bt_translate.c is the pipeline; bt_region.c which blocks, and which flags live between them;
  * bt_mem.c memory operands and flags across look-ups; bt_copy.c instructions that are copied with
- * other registers; bt_simd.c the same for FP and SIMD; bt_flow.c the stack and control flow.
+ * other registers; bt_simd.c the same for FP and SIMD; bt_flow.c the stack and control flow;
+ * bt_int.c and bt_string.c more of the integer ones; bt_sys.c and bt_sys.S system instructions.
  */
 #ifndef POPF_BT_TR_H
 #define POPF_BT_TR_H
@@ -33,6 +34,7 @@ enum cold_kind {
     COLD_RETURN, /* a return went elsewhere */
     COLD_FPU,    /* FP state is not loaded */
     COLD_SLOW,   /* a group's accesses are not in one page */
+    COLD_REP,    /* the body, after a host fault in a repeated instruction */
 };
 
 /* Accesses that share a look-up (bt_group.c). */
@@ -54,8 +56,9 @@ struct access {
 struct cold {
     u8 kind, areg, size, level;
     bool write, fpu, saved, body_only, masked, shared, rcx_in_t1;
-    u16 at, next; /* offsets of the instruction and of the one behind */
-    s32 offset;   /* of an exit's target */
+    bool changes, shadow; /* its site is to say so */
+    u16 at, next;         /* offsets of the instruction and of the one behind */
+    s32 offset;           /* of an exit's target */
     const struct op *op;
     u8 *miss, *cross, *body; /* rel32s that come here: entry is 0; not aligned; to the body */
     u8 *retry, *aligned;     /* where to go back to */
@@ -104,6 +107,7 @@ struct tr {
     u8 fpu_level; /* enum cpu_fpu_level known to be ready here; 0 after a body, and at any label */
     bool x87_page_noted;
     bool ended;
+    bool in_shadow;          /* emitting what follows STI: bt_shadow() */
     unsigned ncold, op_cold; /* the current instruction's begin at op_cold */
     struct cold cold[COLD_MAX];
     struct x86_decoded decoded[BLOCK_OPS_MAX];
@@ -182,6 +186,10 @@ void bt_cold_resume(struct tr *t);
  * flags if they matter. Uses T1.
  */
 void bt_address(struct tr *t, unsigned size, bool write);
+/* The same when T0 is the operand's effective address already. */
+void bt_linear(struct tr *t, unsigned size, bool write);
+/* The operand's segment has base 0 and no limit. */
+bool bt_is_flat(const struct tr *t);
 /*
  * T1 = what to add to t->areg, of which an access of `size` bytes follows, or off to the body.
  * Flags that matter are saved. ALIGNED: known to be in one page; MUST_ALIGN: an operand that is not
@@ -206,7 +214,7 @@ static inline void bt_forget_temps(struct tr *t)
     bt_t1_used(t);
 }
 /* The segment needs no base and no limit. */
-bool bt_is_flat(const struct tr *t, unsigned seg);
+bool bt_seg_is_flat(const struct tr *t, unsigned seg);
 /* After that: T0 = the sum, T1 is free. */
 void bt_combine(struct tr *t);
 /* The next instruction emitted makes the access. */
@@ -232,6 +240,26 @@ bool bt_has_operand(const struct x86_row *row, enum x86_operand kind);
 /* bt_simd.c: FP, SIMD and others; false: call the body. */
 bool bt_simd(struct tr *t);
 
+/* bt_int.c, bt_string.c: other integer instructions, string instructions; false: call the body. */
+bool bt_int(struct tr *t);
+bool bt_string(struct tr *t);
+/* Guest RSI and RDI become addresses of the guest again; the host has faulted. COLD_REP */
+void bt_rep_undo(struct tr *t);
+
+/* bt_sys.c: system instructions; false: call the body. May end the block. */
+bool bt_sys(struct tr *t);
+
+/* bt_translate.c */
+
+/* The current instruction's body, flags as they are. */
+void bt_call_body(struct tr *t, enum bt_stub stub);
+/*
+ * Interrupts wait until the instruction behind the current one is done (STI): is that one known?
+ * Then it is emitted with the current block, and so is what ends the block.
+ */
+bool bt_can_shadow(const struct tr *t);
+void bt_shadow(struct tr *t);
+
 /* bt_flow.c: stack, LEA and control flow; false: call the body. May end the block. */
 bool bt_flow(struct tr *t);
 /* On at an offset relative to this page, which may lie outside it. */
@@ -239,6 +267,13 @@ void bt_goto(struct tr *t, s64 offset);
 void bt_far(struct tr *t, struct cold *k); /* out of line: COLD_FAR */
 void bt_lookup_rip(struct tr *t,
                    u8 *miss); /* jumps to RIP = T0 by the jump table; flags are saved */
+/* Pushes a word from gs:[off], which may be under GS_WORD(BT_TARGET). */
+void bt_push_gs(struct tr *t, u32 off);
+/* T0 = the word on top of the stack, which bt_adjust_sp() takes off it. */
+void bt_top_t0(struct tr *t);
+void bt_adjust_sp(struct tr *t, s32 by);
+/* Jumps out of line to leave for the next instruction. */
+void bt_leave_if(struct tr *t, unsigned cc);
 void bt_poll(struct tr *t, u32 live, u16 at); /* leaves for `at` if cpu.poll is set */
 /* After bt_lookup() and friends: did this instruction leave RSP a multiple of the word? */
 void bt_track_sp(struct tr *t);

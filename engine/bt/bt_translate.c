@@ -6,6 +6,7 @@
  * first two leave for the body, out of line, when the shadow table does not have the page. Nothing
  * of the guest's state is changed before the last such exit.
  */
+#include "cpu/cpu_cpuid.h"
 #include "engine/bt/bt_tr.h"
 
 #include <stdlib.h>
@@ -44,19 +45,34 @@ static struct bt_site site_of(const struct tr *t, const struct cold *k)
     return (struct bt_site){.op = op_offset(t, k->op),
                             .next = k->next,
                             .size = k->kind == COLD_FPU ? k->level : k->size,
-                            .flags = (k->write ? SITE_WRITE : 0) | (k->fpu ? SITE_FPU : 0) |
-                                     (k->masked ? SITE_MASKED : 0)};
+                            .flags =
+                                (u8)((k->write ? SITE_WRITE : 0) | (k->fpu ? SITE_FPU : 0) |
+                                     (k->masked ? SITE_MASKED : 0) |
+                                     (k->changes ? SITE_NEXT : 0) | (k->shadow ? SITE_SHADOW : 0))};
+}
+
+/* To a stub that wants R13 to point to data, which is to follow. */
+static void emit_stub_jump(struct tr *t, enum bt_stub stub)
+{
+    struct emit *e = &t->e;
+    e8(e, 0x4c), e8(e, 0x8d), e8(e, 0x2d), e32(e, 5); /* lea r13, [rip + the jump's length] */
+    emit_jmp(e, STUB(t, stub));
+}
+
+void bt_call_body(struct tr *t, enum bt_stub stub)
+{
+    t->fpu_level = 0;
+    emit_stub_jump(t, stub);
+    struct bt_site s = {.op = op_offset(t, t->op), .next = t->next};
+    put_site(t, s, NULL, t->e.p + sizeof(s));
+    t->sp_aligned = false;
 }
 
 /* The current instruction's body. */
 static void emit_body(struct tr *t, enum bt_stub stub)
 {
     bt_want_flags(t);
-    t->fpu_level = 0;
-    emit_call(&t->e, STUB(t, stub));
-    struct bt_site s = {.op = op_offset(t, t->op), .next = t->next};
-    put_site(t, s, NULL, t->e.p + sizeof(s));
-    t->sp_aligned = false;
+    bt_call_body(t, stub);
 }
 
 /* --- out of line --- */
@@ -78,6 +94,7 @@ static void emit_crossing_test(struct tr *t, const struct cold *k)
     emit_jcc(e, 3, k->aligned);                                            /* jnc */
 }
 
+/* If the host faults at its access, on at `to`. */
 static void note_fault(struct tr *t, const struct cold *k, const u8 *to)
 {
     struct bt_cpu *bt = t->bt;
@@ -91,17 +108,14 @@ static void emit_cold_shared(struct tr *t, const struct cold *k)
 {
     struct emit *e = &t->e;
     note_fault(t, k, e->p);
-    if (!k->miss) {
-        emit_call(e, STUB(t, k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY));
-        put_site(t, site_of(t, k), NULL, NULL);
-        return;
-    }
-    emit_call(e, STUB(t, BT_STUB_BODY_SAVED));
+    emit_stub_jump(t, !k->miss && !k->saved ? BT_STUB_BODY : BT_STUB_BODY_SAVED);
     put_site(t, site_of(t, k), NULL, NULL);
+    if (!k->miss)
+        return;
     emit_patch(k->miss, e->p);
     if (k->ahead)
         emit_lea(e, T0, T0, k->ahead);
-    emit_call(e, STUB(t, BT_STUB_MISS));
+    emit_stub_jump(t, BT_STUB_MISS);
     put_site(t, site_of(t, k), k->retry, NULL);
 }
 
@@ -128,14 +142,22 @@ static void emit_cold_access(struct tr *t, const struct cold *k)
     e8(e, 0x4c), e8(e, 0x8d), e8(e, 0x2d); /* lea r13, [rip + data] */
     u8 *lea = e->p;
     e32(e, 0);
-    emit_jmp(e, STUB(t, BT_STUB_BODY_AT));
+    emit_jmp(e, STUB(t, BT_STUB_BODY_SAVED));
     emit_patch(k->miss, e->p);
     if (k->areg != T0)
         emit_mov(e, T0, k->areg);
-    emit_call(e, STUB(t, BT_STUB_MISS));
+    emit_stub_jump(t, BT_STUB_MISS);
     emit_patch(lea, e->p);
     put_site(t, site_of(t, k), k->retry, k->resume);
     note_fault(t, k, body);
+}
+
+static void emit_cold_body(struct tr *t, const struct cold *k)
+{
+    u8 *at = t->e.p;
+    emit_stub_jump(t, k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY);
+    put_site(t, site_of(t, k), NULL, k->body_only ? NULL : k->resume);
+    note_fault(t, k, at);
 }
 
 static void put_exit(struct tr *t, const struct cold *k, bool joinable)
@@ -159,12 +181,17 @@ static void emit_cold_one(struct tr *t, const struct cold *k)
         emit_cold_access(t, k);
         break;
     case COLD_BODY:
-        emit_call(e, STUB(t, k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY));
-        put_site(t, site_of(t, k), NULL, k->body_only ? NULL : k->resume);
+        emit_cold_body(t, k);
         break;
     case COLD_FPU:
-        emit_call(e, STUB(t, k->saved ? BT_STUB_FPU_SAVED : BT_STUB_FPU));
+        emit_stub_jump(t, k->saved ? BT_STUB_FPU_SAVED : BT_STUB_FPU);
         put_site(t, site_of(t, k), k->retry, k->retry);
+        break;
+    case COLD_REP:
+        note_fault(t, k, e->p);
+        bt_rep_undo(t);
+        emit_stub_jump(t, BT_STUB_BODY_SAVED);
+        put_site(t, site_of(t, k), NULL, k->resume);
         break;
     case COLD_EXIT:
         put_exit(t, k, true);
@@ -212,13 +239,18 @@ static void emit_last_body(struct tr *t)
     t->ended = true;
 }
 
+static bool emit_in_line(struct tr *t)
+{
+    return bt_flow(t) || bt_copy(t) || bt_simd(t) || bt_sys(t) || bt_int(t) || bt_string(t);
+}
+
 static void emit_insn(struct tr *t, bool last)
 {
     t->op_cold = t->ncold;
     settle_flags(t);
-    if (bt_flow(t) || bt_copy(t) || bt_simd(t)) {
+    if (cpu_has(t->c, x86_row(&t->d.i)->feature) && emit_in_line(t)) {
         bt_track_sp(t);
-        if (!keeps_temps(t) && t->d.op != X86_LEA)
+        if (t->ncold != t->op_cold || (!keeps_temps(t) && t->d.op != X86_LEA))
             bt_forget_temps(t);
         return;
     }
@@ -237,7 +269,7 @@ static void begin_version(struct tr *t, unsigned n)
     t->b = t->r.blk[n];
     t->at = t->next = t->b->gpa & PAGE_MASK;
     t->op = t->b->op;
-    t->flags_saved = t->sp_aligned = t->x87_page_noted = t->ended = false;
+    t->flags_saved = t->sp_aligned = t->x87_page_noted = t->ended = t->in_shadow = false;
     t->fpu_level = 0;
     bt_forget_temps(t);
     for (unsigned g = 0; g < t->ngroups; g++)
@@ -274,25 +306,58 @@ static void note_slow(struct tr *t)
     }
 }
 
-static void emit_insns(struct tr *t, unsigned ndecoded)
+/* Instruction n of the current block, which begins at t->next; d: NULL if it cannot be decoded. */
+static void emit_op(struct tr *t, unsigned n, const u32 *live, const struct x86_decoded *d)
 {
     const struct block *b = t->b;
-    for (unsigned i = 0; i < b->nops && !t->ended; i++) {
+    t->op = &b->op[n];
+    t->at = t->next;
+    t->flags_live = live[n] != 0;
+    t->live_after = live[n + 1] != 0;
+    if (!d) {
+        emit_body(t, BT_STUB_JUMP); /* raises an exception */
+        t->ended = true;
+        return;
+    }
+    t->d = *d;
+    t->next += t->op->i.len;
+    emit_insn(t, n + 1 == b->nops);
+}
+
+bool bt_can_shadow(const struct tr *t)
+{
+    const struct block *b = t->in_shadow || t->next == PAGE_SIZE ? NULL : bt_block_at(t, t->next);
+    return b && b->nops;
+}
+
+void bt_shadow(struct tr *t)
+{
+    u32 live[BLOCK_OPS_MAX + 1];
+    struct x86_decoded d;
+    bool grouped = t->grouped;
+    t->b = bt_block_at(t, t->next);
+    bt_block_live(t->b, FLAGS_ARITH, live);
+    const u8 *code = mem_ptr(t->c->mem, t->b->gpa);
+    bool ok = t->b->op[0].i.len &&
+              x86_decode(code, (unsigned)(PAGE_SIZE - t->next), t->b->mode, &d) == X86_OK &&
+              d.i.len == t->b->op[0].i.len;
+    t->in_shadow = true;
+    t->grouped = false;
+    emit_op(t, 0, live, ok ? &d : NULL);
+    if (!t->ended)
+        bt_goto(t, t->next);
+    t->grouped = grouped;
+    t->in_shadow = false;
+    t->ended = true;
+}
+
+static void emit_insns(struct tr *t, unsigned ndecoded)
+{
+    for (unsigned i = 0, nops = t->b->nops; i < nops && !t->ended; i++) {
         t->insn = i;
-        t->op = &b->op[i];
-        t->at = t->next;
-        t->flags_live = t->live[i] != 0;
-        t->live_after = t->live[i + 1] != 0;
-        if (i == ndecoded) {
-            emit_body(t, BT_STUB_JUMP); /* raises an exception */
-            t->ended = true;
-            break;
-        }
-        t->d = t->decoded[i];
-        t->next += t->op->i.len;
-        if (!t->grouped)
+        if (t->slow)
             note_slow(t);
-        emit_insn(t, i + 1 == b->nops);
+        emit_op(t, i, t->live, i < ndecoded ? &t->decoded[i] : NULL);
     }
     if (!t->ended) {
         t->flags_live = t->r.out[t->bi] != 0;

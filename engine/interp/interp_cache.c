@@ -79,7 +79,11 @@ static void hash_insert(struct cpu *c, struct interp_cpu *ic, struct block *b)
 /* Does control, or the way what follows is decoded, checked or interrupted, change after this? */
 static bool ends_block(const struct x86_decoded *d, cpu_insn_fn *fn)
 {
-    if (fn == insn_ud || x86_row(&d->i)->attr & (X86_ENDS_BLOCK | X86_WRITES_CR))
+    if (fn == insn_ud)
+        return true;
+    if (d->op == X86_CLI || d->op == X86_SWAPGS || d->op == X86_WRFSBASE || d->op == X86_WRGSBASE)
+        return false; /* privileged state that what follows looks at anew */
+    if (x86_row(&d->i)->attr & (X86_ENDS_BLOCK | X86_WRITES_CR))
         return true;
     if (d->i.prefix & (X86_PFX_REP | X86_PFX_REPNE) && x86_row(&d->i)->attr & X86_STRING)
         return true; /* may leave in the middle */
