@@ -18,15 +18,12 @@
 #include "cpu/cpu_insn.h"
 #include "engine/bt/bt_emit.h"
 
-/* Runs in the interpreter before a block is translated: translating costs as much as some dozens.
- */
-#define HOT         24
 #define HWCAP2_FSGS 2 /* linux/asm/hwcap2.h */
 
 struct bt {
     struct engine engine;
     struct engine_config cfg;
-    u8 hot;
+    struct bt_settings set;
     pthread_mutex_t lock; /* of the list */
     struct bt_cpu *cpu[256];
     unsigned ncpus;
@@ -100,6 +97,7 @@ static void remember(struct bt_cpu *bt, unsigned view, u64 tag, const u8 *code)
 static void drop_all(struct bt_cpu *bt)
 {
     forget_jumps(bt);
+    bt_known_next(&bt->known);
     bt->nfaults = 0;
     bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
 }
@@ -284,15 +282,27 @@ static bool translatable(const struct cpu *c)
            flat(c, SS, true);
 }
 
+/* Some runs are left to one that was hot, so that what it leads to is decoded. */
+#define KNOWN_RUNS 3
+
+static bool is_hot(const struct bt_cpu *bt, struct block *b)
+{
+    u8 hot = bt->set->hot;
+    if (!b->heat && hot > KNOWN_RUNS && bt_known(&bt->known, b->gpa))
+        b->heat = hot - KNOWN_RUNS;
+    if (b->heat >= hot)
+        return true;
+    b->heat++;
+    return false;
+}
+
 /* The block has a translation for the mode: made when it has come back often enough. */
 static bool translated(struct cpu *c, struct bt_cpu *bt, struct block *b, unsigned mode)
 {
     if (b->crosses || b->far[mode])
         return b->far[mode] != 0;
-    if (!b->near[mode] && b->heat < bt->hot) {
-        b->heat++;
+    if (!b->near[mode] && !is_hot(bt, b))
         return false;
-    }
     if ((size_t)(bt->code_end - bt->at) < BT_REGION_ROOM || bt->nfaults + 1024 > BT_FAULTS_MAX) {
         interp_cache_flush(&bt->interp);
         catch_up(c, bt);
@@ -461,7 +471,7 @@ static void on_fault(int sig, siginfo_t *si, void *context)
     struct cpu *c = (struct cpu *)(gs - CPU_SPAN);
     struct bt_cpu *bt = c->engine;
     u64 at = (u64)reg[REG_RIP] - (u64)bt->code;
-    if (at >= BT_CODE_SIZE)
+    if (at >= bt->set->code_size)
         crash();
     bt->faults++;
     for (unsigned v = 0; v < BT_VIEWS; v++)
@@ -547,9 +557,7 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     en->engine.ops = &engine_bt;
     en->cfg = *cfg;
     pthread_mutex_init(&en->lock, NULL);
-    /* For tests: translate at once, or never. */
-    const char *hot = getenv("POPF_BT_HOT");
-    en->hot = hot ? (u8)min_u64(strtoul(hot, NULL, 10), UINT8_MAX) : HOT;
+    bt_settings_init(&en->set, &cfg->bt);
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGSEGV, &sa, NULL);
@@ -588,7 +596,7 @@ static void put_stubs(struct bt_cpu *bt)
 static void free_tables(struct bt_cpu *bt)
 {
     if (bt->code)
-        munmap(bt->code, BT_CODE_SIZE);
+        munmap(bt->code, bt->set->code_size);
     if (bt->fault)
         munmap(bt->fault, BT_FAULTS_MAX * sizeof(*bt->fault));
     if (bt->sigstack)
@@ -623,11 +631,11 @@ static int make_views(struct bt_cpu *bt)
 
 static int make_tables(struct bt_cpu *bt, struct err *e)
 {
-    bt->code = reserve(BT_CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC);
+    bt->code = reserve(bt->set->code_size, PROT_READ | PROT_WRITE | PROT_EXEC);
     if (!bt->code)
         return err_errno(e, "cannot have memory that is writable and executable "
                             "(use --engine interp)");
-    bt->code_end = bt->code + BT_CODE_SIZE;
+    bt->code_end = bt->code + bt->set->code_size;
     bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
     bt->fault = reserve(BT_FAULTS_MAX * sizeof(*bt->fault), PROT_READ | PROT_WRITE);
     bt->sigstack_size = 16 * KiB + align_up(max_u64(getauxval(AT_MINSIGSTKSZ), 4096), PAGE_SIZE);
@@ -668,6 +676,7 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
     if (!bt)
         return err_set(e, "out of memory creating a virtual CPU");
     bt->cpu = c;
+    bt->set = &b->set;
     size_t arena = max_u64(6 * MiB / (b->cfg.ncpus ? b->cfg.ncpus : 1), 1 * MiB);
     if (cpu_shadow_init(c, e) < 0 || make_tables(bt, e) < 0 ||
         interp_cache_init(&bt->interp, arena, e) < 0) {
@@ -677,7 +686,6 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
         return -1;
     }
     put_stubs(bt);
-    bt->hot = b->hot;
     bt->interp.fpu_gen = cpu_fpu_generation(c);
     c->engine = bt;
     c->emitted[BT_SELF] = (u64)c;

@@ -111,6 +111,30 @@ struct bt_fault {
 
 struct tr;
 
+/* bt_settings.c: the configuration, and what the environment says for tests. */
+struct bt_settings {
+    u8 hot;           /* runs before a block is translated */
+    bool one_block;   /* regions of one block */
+    size_t code_size; /* bytes of emitted code per CPU */
+};
+#define BT_CODE_SIZE     (16 * MiB)
+#define BT_CODE_SIZE_MIN (1 * MiB)
+#define BT_CODE_SIZE_MAX (1024 * MiB) /* a rel32 reaches as far */
+
+void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg);
+
+/*
+ * Blocks that were translated before all were dropped: they need not prove anew that they come
+ * back. By physical address; a bit may stand for others, too.
+ */
+#define BT_KNOWN_BITS 16
+struct bt_known {
+    u8 now[1u << (BT_KNOWN_BITS - 3)], before[1u << (BT_KNOWN_BITS - 3)];
+};
+void bt_known_add(struct bt_known *k, gpa_t gpa);   /* has been translated */
+bool bt_known(const struct bt_known *k, gpa_t gpa); /* had been when all was dropped last */
+void bt_known_next(struct bt_known *k);             /* all is dropped */
+
 struct bt_cpu {
     struct interp_cpu interp; /* first: the interpreter finds itself in cpu.engine */
     struct cpu *cpu;
@@ -124,10 +148,11 @@ struct bt_cpu {
     unsigned nfilled[BT_VIEWS];
     u64 esp[BT_VIEWS];
     u8 view;
-    u8 hot;         /* runs before a block is translated */
+    const struct bt_settings *set;
     u32 epoch;      /* cpu.map_epoch that the jump tables are for */
     u32 code_epoch; /* mem.code_epoch likewise */
     u64 flushes_seen;
+    struct bt_known known;
     void *sigstack;
     size_t sigstack_size;
     pthread_t thread; /* that has it as its alternate stack */
@@ -137,7 +162,6 @@ struct bt_cpu {
     u32 *body_count; /* by row of the instruction table */
 };
 
-#define BT_CODE_SIZE  (16 * MiB)
 #define BT_FAULTS_MAX (1u << 19)
 
 /* 0 if this host can run translations; else -1 and in *e what is missing. */

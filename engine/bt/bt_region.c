@@ -120,7 +120,8 @@ static void find_blocks(struct tr *t, struct block *head)
     t->r.n = 0;
     t->r.blk[0] = head; /* bt_block_at() asks it */
     todo[n++] = head;
-    while (n && t->r.n < REGION_BLOCKS) {
+    unsigned most = t->bt->set->one_block ? 1 : REGION_BLOCKS;
+    while (n && t->r.n < most) {
         struct block *b = todo[--n];
         if (bt_region_at(t, (s64)(b->gpa & PAGE_MASK)) >= 0 || ops + b->nops > OPS_MAX)
             continue;

@@ -231,6 +231,7 @@ static void keep(struct tr *t)
         b->near[t->mode] = near;
         b->check[t->mode] = t->r.loop[n] ? near : 0;
         b->far[t->mode] = 0;
+        bt_known_add(&t->bt->known, b->gpa);
         b->live[t->mode] = (u16)t->r.in[n];
     }
     t->bt->at = (u8 *)align_up((u64)t->e.p, 16);
