@@ -16,7 +16,7 @@
 #include "cpu/cpu_event.h"
 #include "cpu/cpu_fpu.h"
 #include "cpu/cpu_insn.h"
-#include "engine/bt/bt_emit.h"
+#include "engine/bt/bt_keep.h"
 
 #define HWCAP2_FSGS 2 /* linux/asm/hwcap2.h */
 
@@ -24,6 +24,7 @@ struct bt {
     struct engine engine;
     struct engine_config cfg;
     struct bt_settings set;
+    struct keep *keep; /* NULL: nothing is kept */
     pthread_mutex_t lock; /* of the list */
     struct bt_cpu *cpu[256];
     unsigned ncpus;
@@ -282,6 +283,25 @@ static bool translatable(const struct cpu *c)
            flat(c, SS, true);
 }
 
+/* Before a block is decoded: has it been translated in another run? */
+static struct block *find_kept(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, u64 page,
+                               const u8 *host)
+{
+    struct bt_cpu *bt = c->engine;
+    if (bt->flushes_seen != ic->flushes || !translatable(c))
+        return NULL;
+    return bt_keep_find(c, bt, (unsigned)view_of(c), gpa, page, host);
+}
+
+/* For a block that is known in other modes only. */
+static bool was_kept(struct cpu *c, struct bt_cpu *bt, const struct block *b, unsigned mode)
+{
+    if (!bt->keep || !(b->near[0] | b->near[1] | b->near[2]))
+        return false;
+    const u8 *host = mem_ptr(c->mem, b->gpa & ~PAGE_MASK);
+    return bt_keep_find(c, bt, bt->view, b->gpa, b->page, host) && b->near[mode];
+}
+
 /* Some runs are left to one that was hot, so that what it leads to is decoded. */
 #define KNOWN_RUNS 3
 
@@ -301,7 +321,7 @@ static bool translated(struct cpu *c, struct bt_cpu *bt, struct block *b, unsign
 {
     if (b->crosses || b->far[mode])
         return b->far[mode] != 0;
-    if (!b->near[mode] && !is_hot(bt, b))
+    if (!b->near[mode] && (b->heat || !was_kept(c, bt, b, mode)) && !is_hot(bt, b))
         return false;
     if ((size_t)(bt->code_end - bt->at) < BT_REGION_ROOM || bt->nfaults + 1024 > BT_FAULTS_MAX) {
         interp_cache_flush(&bt->interp);
@@ -558,6 +578,11 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     en->cfg = *cfg;
     pthread_mutex_init(&en->lock, NULL);
     bt_settings_init(&en->set, &cfg->bt);
+    if (en->set.kept_in &&
+        !(en->keep = bt_keep_open(en->set.kept_in, cfg->model, &en->set, cfg->log, e))) {
+        free(en);
+        return NULL;
+    }
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGSEGV, &sa, NULL);
@@ -566,6 +591,9 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
 
 static void destroy(struct engine *en)
 {
+    struct bt *b = (struct bt *)en;
+    if (b->keep)
+        bt_keep_close(b->keep);
     free(en);
 }
 
@@ -595,6 +623,8 @@ static void put_stubs(struct bt_cpu *bt)
 
 static void free_tables(struct bt_cpu *bt)
 {
+    if (bt->keep)
+        bt_keep_detach(bt->keep);
     if (bt->code)
         munmap(bt->code, bt->set->code_size);
     if (bt->fault)
@@ -641,6 +671,8 @@ static int make_tables(struct bt_cpu *bt, struct err *e)
     bt->sigstack_size = 16 * KiB + align_up(max_u64(getauxval(AT_MINSIGSTKSZ), 4096), PAGE_SIZE);
     bt->sigstack = reserve(bt->sigstack_size, PROT_READ | PROT_WRITE);
     bt->tr = bt_tr_new();
+    if (bt->engine->keep && !(bt->keep = bt_keep_attach(bt->engine->keep)))
+        return err_set(e, "out of memory for kept translations");
     bt->body_count = calloc(x86_row_count, sizeof(*bt->body_count));
     if (!bt->fault || !bt->sigstack || !bt->tr || !bt->body_count || make_views(bt))
         return err_errno(e, "cannot allocate the translator's tables");
@@ -677,6 +709,7 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
         return err_set(e, "out of memory creating a virtual CPU");
     bt->cpu = c;
     bt->set = &b->set;
+    bt->engine = b;
     size_t arena = max_u64(6 * MiB / (b->cfg.ncpus ? b->cfg.ncpus : 1), 1 * MiB);
     if (cpu_shadow_init(c, e) < 0 || make_tables(bt, e) < 0 ||
         interp_cache_init(&bt->interp, arena, e) < 0) {
@@ -686,6 +719,7 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
         return -1;
     }
     put_stubs(bt);
+    bt->interp.other = bt->keep ? find_kept : NULL;
     bt->interp.fpu_gen = cpu_fpu_generation(c);
     c->engine = bt;
     c->emitted[BT_SELF] = (u64)c;
@@ -756,6 +790,15 @@ static void stats(struct engine *en, struct cpu *c, void (*line)(void *arg, cons
              (unsigned long long)c->shadow_table->flushes, (unsigned long long)bt->faults,
              (unsigned long long)bt->bodies);
     line(arg, text);
+    if (bt->keep) {
+        snprintf(text, sizeof(text),
+                 "cpu%u: %llu regions of %llu blocks kept from other runs; %llu regions to be kept, "
+                 "%llu not, %llu refused",
+                 c->id, (unsigned long long)bt->keep->installed,
+                 (unsigned long long)bt->keep->blocks, (unsigned long long)bt->keep->own.nrecords,
+                 (unsigned long long)bt->keep->unkept, (unsigned long long)bt->keep->refused);
+        line(arg, text);
+    }
     body_stats(bt, line, arg);
     engine_interp.stats(en, c, line, arg);
 }

@@ -116,6 +116,7 @@ struct bt_settings {
     u8 hot;           /* runs before a block is translated */
     bool one_block;   /* regions of one block */
     size_t code_size; /* bytes of emitted code per CPU */
+    const char *kept_in;
 };
 #define BT_CODE_SIZE     (16 * MiB)
 #define BT_CODE_SIZE_MIN (1 * MiB)
@@ -144,6 +145,7 @@ struct bt_cpu {
     struct bt_fault *fault; /* sorted */
     unsigned nfaults;
     struct tr *tr;         /* the translation under way */
+    struct keep_cpu *keep; /* bt_keep.h; NULL: nothing is kept */
     u16 *filled[BT_VIEWS]; /* entries of the jump tables that are used */
     unsigned nfilled[BT_VIEWS];
     u64 esp[BT_VIEWS];

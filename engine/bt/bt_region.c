@@ -12,7 +12,11 @@
 struct block *bt_block_at(const struct tr *t, s64 offset)
 {
     gpa_t gpa = (t->r.blk[0]->gpa & ~PAGE_MASK) + (gpa_t)offset;
-    return interp_peek(t->c, &t->bt->interp, gpa, (enum x86_mode)t->r.blk[0]->mode);
+    struct block *b =
+        interp_peek(t->c, &t->bt->interp, gpa, (enum x86_mode)t->r.blk[0]->mode);
+    if (b && !b->near[t->mode])
+        interp_bind(t->c, b);
+    return b;
 }
 
 int bt_region_at(const struct tr *t, s64 offset)

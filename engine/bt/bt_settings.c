@@ -9,6 +9,9 @@
 /* Runs in the interpreter before a block is translated: translating costs as much as some dozens.
  */
 #define HOT 24
+/* Where translations are kept it pays sooner. But what has run makes better ones: bt_region.c,
+ * cpu_fpu_plan(). */
+#define HOT_KEPT 2
 
 /* A number from the environment, at most `max`; `otherwise` without it. */
 static u64 from_environment(const char *name, u64 otherwise, u64 max)
@@ -28,8 +31,10 @@ void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg)
     u64 size = cfg->code_size ? cfg->code_size : BT_CODE_SIZE;
     size = from_environment("POPF_BT_SIZE", size, BT_CODE_SIZE_MAX);
     size = max_u64(size, BT_REGION_ROOM + 64 * KiB); /* tests may want less than the minimum */
+    const char *kept_in = cfg->kept_in ? cfg->kept_in : getenv("POPF_BT_KEEP");
     *s = (struct bt_settings){
-        .hot = (u8)from_environment("POPF_BT_HOT", HOT, UINT8_MAX),
+        .hot = (u8)from_environment("POPF_BT_HOT", kept_in ? HOT_KEPT : HOT, UINT8_MAX),
+        .kept_in = kept_in,
         .one_block = cfg->one_block || is_off("POPF_BT_REGIONS"),
         .code_size = align_up(size, PAGE_SIZE),
     };

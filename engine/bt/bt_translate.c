@@ -6,7 +6,7 @@
  * first two leave for the body, out of line, when the shadow table does not have the page. Nothing
  * of the guest's state is changed before the last such exit.
  */
-#include "engine/bt/bt_tr.h"
+#include "engine/bt/bt_keep.h"
 
 #include <stdlib.h>
 
@@ -252,8 +252,12 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
 {
     struct tr *t = bt->tr;
     unsigned faults = bt->nfaults;
+    const u8 *start = bt->at;
     begin(t, c, bt, b);
+    interp_bind(c, b);
     bt_find_region(t, b);
+    if (interp_drop_dead(c, &bt->interp))
+        return false;
     for (unsigned n = 0; n < t->r.n; n++)
         emit_block(t, n);
     for (unsigned n = 0; n < t->nfixups; n++)
@@ -268,6 +272,8 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     bt->translated += t->r.n;
     bt->bytes += (u64)(t->e.p - bt->at);
     keep(t);
+    if (bt->keep)
+        bt_keep_record(t, start, faults);
     return true;
 }
 
