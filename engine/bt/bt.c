@@ -12,6 +12,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "cpu/cpu_event.h"
 #include "cpu/cpu_fpu.h"
@@ -565,6 +566,26 @@ int bt_usable(struct err *e)
     return 0;
 }
 
+static void destroy(struct engine *en)
+{
+    struct bt *b = (struct bt *)en;
+    if (b->keep)
+        bt_keep_close(b->keep);
+    if (b->set.perf_map >= 0)
+        close(b->set.perf_map);
+    free(en);
+}
+
+static int open_files(struct bt *en, const struct engine_config *cfg, struct err *e)
+{
+    struct bt_settings *set = &en->set;
+    if (cfg->bt.perf_map && (set->perf_map = bt_perfmap_open(e)) < 0)
+        return -1;
+    if (set->kept_in && !(en->keep = bt_keep_open(set->kept_in, cfg->model, set, cfg->log, e)))
+        return -1;
+    return 0;
+}
+
 static struct engine *create(const struct engine_config *cfg, struct err *e)
 {
     if (bt_usable(e) < 0)
@@ -578,23 +599,14 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     en->cfg = *cfg;
     pthread_mutex_init(&en->lock, NULL);
     bt_settings_init(&en->set, &cfg->bt);
-    if (en->set.kept_in &&
-        !(en->keep = bt_keep_open(en->set.kept_in, cfg->model, &en->set, cfg->log, e))) {
-        free(en);
+    if (open_files(en, cfg, e) < 0) {
+        destroy(&en->engine);
         return NULL;
     }
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGSEGV, &sa, NULL);
     return &en->engine;
-}
-
-static void destroy(struct engine *en)
-{
-    struct bt *b = (struct bt *)en;
-    if (b->keep)
-        bt_keep_close(b->keep);
-    free(en);
 }
 
 static void *reserve(size_t size, int prot)

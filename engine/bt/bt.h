@@ -117,6 +117,7 @@ struct bt_settings {
     bool one_block;   /* regions of one block */
     size_t code_size; /* bytes of emitted code per CPU */
     const char *kept_in;
+    int perf_map; /* file descriptor; -1: none */
 };
 #define BT_CODE_SIZE     (16 * MiB)
 #define BT_CODE_SIZE_MIN (1 * MiB)
@@ -209,6 +210,10 @@ const u8 *bt_next(struct cpu *c, const struct bt_site *s);
 const u8 *bt_jump(struct cpu *c, const struct bt_site *s);
 const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la);
 const u8 *bt_fpu(struct cpu *c, const struct bt_site *s); /* bt_simd.c */
+
+/* bt_perfmap.c: a file descriptor; -1 and *e on failure. */
+int bt_perfmap_open(struct err *e);
+void bt_perfmap_add(int fd, const u8 *code, u64 size, u64 rip, unsigned view);
 
 /* Room that no translation of a region exceeds. */
 #define BT_REGION_ROOM (256 * KiB)

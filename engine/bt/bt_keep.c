@@ -489,6 +489,9 @@ static struct block *install(struct page *g, const struct keep_parts *p, unsigne
         if (relocate_sites(g, p, code, blk) && relocate_stubs(g, p, code)) {
             publish(g, p, code, blk);
             join_exits(g, p, code);
+            if (g->bt->set->perf_map >= 0)
+                bt_perfmap_add(g->bt->set->perf_map, code, p->r->code, g->c->reg[X86_SLOT_RIP],
+                               g->view);
             kc->installed++;
             kc->blocks += p->r->nblocks;
             for (unsigned n = 0; n < p->r->nblocks; n++)

@@ -61,7 +61,7 @@ static u64 guest_cpu(u64 h, const struct cpu_model *model)
     for (unsigned n = 0; n < count; n++) {
         if (e[n].leaf == 1)
             e[n].ebx = 0;
-        if (e[n].leaf == 1 || e[n].leaf == 7 || e[n].leaf == 0xd || e[n].leaf >> 16 == 0x8000)
+        if (e[n].leaf <= 1 || e[n].leaf == 7 || e[n].leaf == 0xd || e[n].leaf >> 16 == 0x8000)
             h = hash_bytes(h, &e[n], sizeof(e[n]));
     }
     free(e);

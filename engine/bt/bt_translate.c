@@ -272,6 +272,9 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     bt->translated += t->r.n;
     bt->bytes += (u64)(t->e.p - bt->at);
     keep(t);
+    if (bt->set->perf_map >= 0)
+        bt_perfmap_add(bt->set->perf_map, start, (u64)(t->e.p - start), c->reg[X86_SLOT_RIP],
+                       t->view);
     if (bt->keep)
         bt_keep_record(t, start, faults);
     return true;

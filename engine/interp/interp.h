@@ -55,7 +55,7 @@ struct jump_entry {
 };
 
 #define JUMP_BITS 12
-#define HASH_BITS 13
+#define HASH_BITS 16
 
 struct interp_cpu {
     struct jump_entry jump[1u << JUMP_BITS];
