@@ -27,6 +27,18 @@ struct run_options {
 /* Parses the arguments after `popf run`. 0, or -1 after having said what is wrong. */
 int opts_parse(struct run_options *o, int argc, char **argv);
 
+/* opts_bt.c: options of the translator; below those of opts.c. */
+enum opt_bt {
+    OPT_CODE_CACHE = 256,
+    OPT_CODE_CACHE_SIZE,
+    OPT_BT_REGIONS,
+    OPT_BT_DUMP,
+    OPT_PERF_MAP,
+    OPT_BT_END
+};
+int opts_bt(struct run_options *o, int opt, const char *arg);
+void opts_bt_help(FILE *f);
+
 /* "512M" in bytes; -1 if it is no size. */
 int opts_size(const char *text, uint64_t *bytes);
 

@@ -7,7 +7,7 @@
 #include "cli/cli.h"
 
 enum {
-    OPT_ENTRY = 256,
+    OPT_ENTRY = OPT_BT_END,
     OPT_NO_REBOOT,
     OPT_DEBUG_EXIT,
     OPT_TRACE,
@@ -32,6 +32,11 @@ static const struct option options[] = {
     {"max-insns", required_argument, NULL, OPT_MAX},
     {"stats", no_argument, NULL, OPT_STATS},
     {"trace", required_argument, NULL, OPT_TRACE},
+    {"code-cache", required_argument, NULL, OPT_CODE_CACHE},
+    {"code-cache-size", required_argument, NULL, OPT_CODE_CACHE_SIZE},
+    {"bt-regions", required_argument, NULL, OPT_BT_REGIONS},
+    {"bt-dump", required_argument, NULL, OPT_BT_DUMP},
+    {"perf-map", no_argument, NULL, OPT_PERF_MAP},
     {"verbose", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
     {0},
@@ -59,11 +64,13 @@ void run_help(FILE *f)
             "      --trace LIST     show on standard error any of\n"
             "                       %s\n"
             "  -v, --verbose        say what is being done\n"
-            "  -h, --help           print this\n\n"
-            "Keys: Ctrl-A X leaves, Ctrl-A H lists the others.\n"
-            "Exit status: 0 the guest switched itself off (or was reset, with --no-reboot),\n"
-            "1 failure or triple fault, 2 wrong usage, 124 out of time.\n",
+            "  -h, --help           print this\n",
             POPF_CPUS_MAX, popf_trace_names());
+    opts_bt_help(f);
+    fputs("\nKeys: Ctrl-A X leaves, Ctrl-A H lists the others.\n"
+          "Exit status: 0 the guest switched itself off (or was reset, with --no-reboot),\n"
+          "1 failure or triple fault, 2 wrong usage, 124 out of time.\n",
+          f);
 }
 
 void run_cpu_help(FILE *f)
@@ -209,6 +216,8 @@ static int apply(struct run_options *o, int opt, const char *arg)
         return set_one_of("--engine", arg, engines, &o->cfg.engine);
     case OPT_ENTRY:
         return set_one_of("--entry", arg, entries, &o->cfg.entry);
+    case OPT_CODE_CACHE ... OPT_BT_END - 1:
+        return opts_bt(o, opt, arg);
     case OPT_TIMEOUT:
         rc = set_number("--timeout", arg, 1, 1000000, &val);
         o->timeout = (unsigned)val;

@@ -32,11 +32,22 @@ struct engine_result {
     };
 };
 
+/* What can be set of the translator; all zero: the usual. */
+struct engine_bt_config {
+    u64 code_size;       /* bytes of emitted code per CPU, BT_CODE_SIZE_MIN or more; 0: 16 MiB */
+    bool one_block;      /* blocks are translated one by one: no superblocks */
+    bool perf_map;       /* names for perf in /tmp/perf-PID.map */
+    bool dump;           /* show each pass of the translation of ... */
+    u64 dump_at;         /* ... this RIP or guest-physical address */
+    const char *kept_in; /* folder of translations kept from run to run; NULL: none. Not copied */
+};
+
 struct engine_config {
     struct mem *mem;
     const struct cpu_model *model;
     unsigned ncpus;
     const struct log *log;
+    struct engine_bt_config bt;
 };
 
 struct engine_ops;

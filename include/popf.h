@@ -40,6 +40,9 @@ extern "C" {
 #define POPF_MEMORY_MAX   (1ull << 40)
 #define POPF_SERIAL_PORTS 2
 
+#define POPF_CODE_CACHE_MIN (1ull << 20)
+#define POPF_CODE_CACHE_MAX (1ull << 30)
+
 struct popf; /* one machine */
 
 struct popf_error {
@@ -65,6 +68,17 @@ struct popf_config {
     const char *cpu;
     const char
         *entry; /* how the kernel is entered: "auto", "64", "32", "16" or "pvh"; NULL: "auto" */
+
+    /* The translator (engine "bt"). */
+    uint64_t code_cache_size; /* bytes of translated code per CPU; 0: 16 MiB */
+    /* A folder where translations are kept for the next start, made if it does not exist; NULL:
+     * none. What is in there is run: it must belong to the user, and nobody else may write to it.
+     */
+    const char *code_cache;
+    bool no_regions;     /* translate basic blocks one by one */
+    bool perf_map;       /* write /tmp/perf-PID.map, for perf */
+    bool bt_dump;        /* show, on standard error, how the code at ... */
+    uint64_t bt_dump_at; /* ... this virtual or physical address is translated */
 
     bool no_reboot;     /* a reset ends the machine instead of starting it afresh */
     bool debug_exit;    /* I/O port 0xf4: a write of v ends the machine with POPF_END_DEBUG_EXIT */

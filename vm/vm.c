@@ -33,8 +33,8 @@ static int copy_string(const char **s, struct err *e)
 static int copy_config(struct popf *vm, const struct popf_config *cfg, struct err *e)
 {
     vm->cfg = *cfg;
-    const char **str[] = {&vm->cfg.kernel, &vm->cfg.initrd, &vm->cfg.cmdline,
-                          &vm->cfg.engine, &vm->cfg.cpu,    &vm->cfg.entry};
+    const char **str[] = {&vm->cfg.kernel, &vm->cfg.initrd, &vm->cfg.cmdline,   &vm->cfg.engine,
+                          &vm->cfg.cpu,    &vm->cfg.entry,  &vm->cfg.code_cache};
     int rc = 0;
     for (unsigned i = 0; i < ARRAY_SIZE(str); i++)
         rc |= copy_string(str[i], e);
@@ -73,6 +73,16 @@ static int make_memory(struct popf *vm, struct err *e)
     return 0;
 }
 
+static struct engine_bt_config bt_config(const struct popf_config *cfg)
+{
+    return (struct engine_bt_config){.code_size = cfg->code_cache_size,
+                                     .one_block = cfg->no_regions,
+                                     .perf_map = cfg->perf_map,
+                                     .dump = cfg->bt_dump,
+                                     .dump_at = cfg->bt_dump_at,
+                                     .kept_in = cfg->code_cache};
+}
+
 static int make_engine(struct popf *vm, struct err *e)
 {
     char why[256];
@@ -82,6 +92,10 @@ static int make_engine(struct popf *vm, struct err *e)
     if (!vm->ops)
         return choose ? err_set(e, "no engine works here: %s", why) : -1;
     log_info(&vm->log, "engine %s", why);
+
+    if (vm->cfg.code_cache_size && (vm->cfg.code_cache_size < POPF_CODE_CACHE_MIN ||
+                                    vm->cfg.code_cache_size > POPF_CODE_CACHE_MAX))
+        return err_set(e, "the code cache must be 1 MiB to 1 GiB");
 
     vm->tsc_hz = vm_host_tsc_hz();
     struct cpu_model_config mc = {.tsc_hz = vm->tsc_hz,
@@ -98,6 +112,7 @@ static int make_engine(struct popf *vm, struct err *e)
         return -1;
     struct engine_config ec = {
         .mem = &vm->mem, .model = vm->model, .ncpus = vm->cfg.cpus, .log = &vm->log};
+    ec.bt = bt_config(&vm->cfg);
     vm->engine = vm->ops->create(&ec, e);
     return vm->engine ? 0 : -1;
 }
@@ -368,8 +383,8 @@ void popf_destroy(struct popf *vm)
     mem_free(&vm->mem);
     vm_clock_free(vm);
     vm_serial_free(vm);
-    const char *str[] = {vm->cfg.kernel, vm->cfg.initrd, vm->cfg.cmdline, vm->cfg.engine,
-                         vm->cfg.entry};
+    const char *str[] = {vm->cfg.kernel, vm->cfg.initrd, vm->cfg.cmdline,   vm->cfg.engine,
+                         vm->cfg.cpu,    vm->cfg.entry,  vm->cfg.code_cache};
     for (unsigned i = 0; i < ARRAY_SIZE(str); i++)
         free((void *)str[i]);
     pthread_cond_destroy(&vm->changed);

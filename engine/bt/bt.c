@@ -12,21 +12,20 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "cpu/cpu_event.h"
 #include "cpu/cpu_fpu.h"
 #include "cpu/cpu_insn.h"
-#include "engine/bt/bt_emit.h"
+#include "engine/bt/bt_keep.h"
 
-/* Runs in the interpreter before a block is translated: translating costs as much as some dozens.
- */
-#define HOT         24
 #define HWCAP2_FSGS 2 /* linux/asm/hwcap2.h */
 
 struct bt {
     struct engine engine;
     struct engine_config cfg;
-    u8 hot;
+    struct bt_settings set;
+    struct keep *keep;    /* NULL: nothing is kept */
     pthread_mutex_t lock; /* of the list */
     struct bt_cpu *cpu[256];
     unsigned ncpus;
@@ -99,6 +98,7 @@ static void remember(struct bt_cpu *bt, unsigned view, u64 tag, const u8 *code)
 static void drop_all(struct bt_cpu *bt)
 {
     forget_jumps(bt);
+    bt_known_next(&bt->known);
     bt->nfaults = 0;
     bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
 }
@@ -297,15 +297,47 @@ static bool translatable(const struct cpu *c)
            flat(c, SS, true);
 }
 
+/* Before a block is decoded: has it been translated in another run? */
+static struct block *find_kept(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, u64 page,
+                               const u8 *host)
+{
+    struct bt_cpu *bt = c->engine;
+    if (bt->flushes_seen != ic->flushes || !translatable(c))
+        return NULL;
+    return bt_keep_find(c, bt, (unsigned)view_of(c), gpa, page, host);
+}
+
+/* For a block that is known in other modes only. */
+static bool was_kept(struct cpu *c, struct bt_cpu *bt, const struct block *b, unsigned mode)
+{
+    if (!bt->keep || !(b->near[0] | b->near[1] | b->near[2]))
+        return false;
+    const u8 *host = mem_ptr(c->mem, b->gpa & ~PAGE_MASK);
+    return bt_keep_find(c, bt, (unsigned)c->emitted[BT_VIEW], b->gpa, b->page, host) &&
+           b->near[mode];
+}
+
+/* Some runs are left to one that was hot, so that what it leads to is decoded. */
+#define KNOWN_RUNS 3
+
+static bool is_hot(const struct bt_cpu *bt, struct block *b)
+{
+    u8 hot = bt->set->hot;
+    if (!b->heat && hot > KNOWN_RUNS && bt_known(&bt->known, b->gpa))
+        b->heat = hot - KNOWN_RUNS;
+    if (b->heat >= hot)
+        return true;
+    b->heat++;
+    return false;
+}
+
 /* The block has a translation for the mode: made when it has come back often enough. */
 static bool translated(struct cpu *c, struct bt_cpu *bt, struct block *b, unsigned mode)
 {
     if (b->crosses || b->far[mode])
         return b->far[mode] != 0;
-    if (!b->near[mode] && b->heat < bt->hot) {
-        b->heat++;
+    if (!b->near[mode] && (b->heat || !was_kept(c, bt, b, mode)) && !is_hot(bt, b))
         return false;
-    }
     if ((size_t)(bt->code_end - bt->at) < BT_REGION_ROOM || bt->nfaults + 2048 > BT_FAULTS_MAX) {
         interp_cache_flush(&bt->interp);
         catch_up(c, bt);
@@ -475,7 +507,7 @@ static void on_fault(int sig, siginfo_t *si, void *context)
     struct cpu *c = (struct cpu *)(gs - CPU_SPAN);
     struct bt_cpu *bt = c->engine;
     u64 at = (u64)reg[REG_RIP] - (u64)bt->code;
-    if (at >= BT_CODE_SIZE)
+    if (at >= bt->set->code_size)
         crash(sig);
     bt->faults++;
     for (unsigned v = 0; v < BT_VIEWS; v++)
@@ -549,6 +581,26 @@ int bt_usable(struct err *e)
     return 0;
 }
 
+static void destroy(struct engine *en)
+{
+    struct bt *b = (struct bt *)en;
+    if (b->keep)
+        bt_keep_close(b->keep);
+    if (b->set.perf_map >= 0)
+        close(b->set.perf_map);
+    free(en);
+}
+
+static int open_files(struct bt *en, const struct engine_config *cfg, struct err *e)
+{
+    struct bt_settings *set = &en->set;
+    if (cfg->bt.perf_map && (set->perf_map = bt_perfmap_open(e)) < 0)
+        return -1;
+    if (set->kept_in && !(en->keep = bt_keep_open(set->kept_in, cfg->model, set, cfg->log, e)))
+        return -1;
+    return 0;
+}
+
 static struct engine *create(const struct engine_config *cfg, struct err *e)
 {
     if (bt_usable(e) < 0)
@@ -561,19 +613,16 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     en->engine.ops = &engine_bt;
     en->cfg = *cfg;
     pthread_mutex_init(&en->lock, NULL);
-    /* For tests: translate at once, or never. */
-    const char *hot = getenv("POPF_BT_HOT");
-    en->hot = hot ? (u8)min_u64(strtoul(hot, NULL, 10), UINT8_MAX) : HOT;
+    bt_settings_init(&en->set, &cfg->bt);
+    if (open_files(en, cfg, e) < 0) {
+        destroy(&en->engine);
+        return NULL;
+    }
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGSEGV, &sa, NULL);
     sigaction(SIGFPE, &sa, NULL);
     return &en->engine;
-}
-
-static void destroy(struct engine *en)
-{
-    free(en);
 }
 
 static void *reserve(size_t size, int prot)
@@ -610,8 +659,10 @@ static void put_stubs(struct bt_cpu *bt)
 
 static void free_tables(struct bt_cpu *bt)
 {
+    if (bt->keep)
+        bt_keep_detach(bt->keep);
     if (bt->code)
-        munmap(bt->code, BT_CODE_SIZE);
+        munmap(bt->code, bt->set->code_size);
     if (bt->fault)
         munmap(bt->fault, BT_FAULTS_MAX * sizeof(*bt->fault));
     if (bt->sigstack)
@@ -646,16 +697,18 @@ static int make_views(struct bt_cpu *bt)
 
 static int make_tables(struct bt_cpu *bt, struct err *e)
 {
-    bt->code = reserve(BT_CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC);
+    bt->code = reserve(bt->set->code_size, PROT_READ | PROT_WRITE | PROT_EXEC);
     if (!bt->code)
         return err_errno(e, "cannot have memory that is writable and executable "
                             "(use --engine interp)");
-    bt->code_end = bt->code + BT_CODE_SIZE;
+    bt->code_end = bt->code + bt->set->code_size;
     bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
     bt->fault = reserve(BT_FAULTS_MAX * sizeof(*bt->fault), PROT_READ | PROT_WRITE);
     bt->sigstack_size = 16 * KiB + align_up(max_u64(getauxval(AT_MINSIGSTKSZ), 4096), PAGE_SIZE);
     bt->sigstack = reserve(bt->sigstack_size, PROT_READ | PROT_WRITE);
     bt->tr = bt_tr_new();
+    if (bt->engine->keep && !(bt->keep = bt_keep_attach(bt->engine->keep)))
+        return err_set(e, "out of memory for kept translations");
     bt->body_count = calloc(x86_row_count, sizeof(*bt->body_count));
     if (!bt->fault || !bt->sigstack || !bt->tr || !bt->body_count || make_views(bt))
         return err_errno(e, "cannot allocate the translator's tables");
@@ -691,6 +744,8 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
     if (!bt)
         return err_set(e, "out of memory creating a virtual CPU");
     bt->cpu = c;
+    bt->set = &b->set;
+    bt->engine = b;
     size_t arena = max_u64(6 * MiB / (b->cfg.ncpus ? b->cfg.ncpus : 1), 1 * MiB);
     if (cpu_shadow_init(c, e) < 0 || make_tables(bt, e) < 0 ||
         interp_cache_init(&bt->interp, arena, e) < 0) {
@@ -700,7 +755,7 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
         return -1;
     }
     put_stubs(bt);
-    bt->hot = b->hot;
+    bt->interp.other = bt->keep ? find_kept : NULL;
     bt->interp.fpu_gen = cpu_fpu_generation(c);
     c->engine = bt;
     c->emitted[BT_SELF] = (u64)c;
@@ -771,6 +826,16 @@ static void stats(struct engine *en, struct cpu *c, void (*line)(void *arg, cons
              (unsigned long long)c->shadow_table->flushes, (unsigned long long)bt->faults,
              (unsigned long long)bt->bodies);
     line(arg, text);
+    if (bt->keep) {
+        snprintf(
+            text, sizeof(text),
+            "cpu%u: %llu regions of %llu blocks kept from other runs; %llu regions to be kept, "
+            "%llu not, %llu refused",
+            c->id, (unsigned long long)bt->keep->installed, (unsigned long long)bt->keep->blocks,
+            (unsigned long long)bt->keep->own.nrecords, (unsigned long long)bt->keep->unkept,
+            (unsigned long long)bt->keep->refused);
+        line(arg, text);
+    }
     body_stats(bt, line, arg);
     engine_interp.stats(en, c, line, arg);
 }

@@ -44,8 +44,8 @@ enum bt_word {
     BT_IN_CODE,  /* 1 while emitted code runs: other CPUs wait for it to be 0 */
     BT_SALT,     /* of the user views' jump table: the address space */
     BT_SCRATCH,
-    BT_VIEW,     /* the view that emitted code is in, or was last */
-    BT_VIEW_ESP, /* by view: its prediction stack while another view runs */
+    BT_VIEW,                    /* the view that emitted code is in, or was last */
+    BT_VIEW_ESP,                /* by view: its prediction stack while another view runs */
     BT_GROUP = BT_VIEW_ESP + 6, /* GROUPS_MAX words */
 };
 
@@ -118,6 +118,32 @@ struct bt_fault {
 
 struct tr;
 
+/* bt_settings.c: the configuration, and what the environment says for tests. */
+struct bt_settings {
+    u8 hot;           /* runs before a block is translated */
+    bool one_block;   /* regions of one block */
+    size_t code_size; /* bytes of emitted code per CPU */
+    const char *kept_in;
+    int perf_map; /* file descriptor; -1: none */
+};
+#define BT_CODE_SIZE     (16 * MiB)
+#define BT_CODE_SIZE_MIN (1 * MiB)
+#define BT_CODE_SIZE_MAX (1024 * MiB) /* a rel32 reaches as far */
+
+void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg);
+
+/*
+ * Blocks that were translated before all were dropped: they need not prove anew that they come
+ * back. By physical address; a bit may stand for others, too.
+ */
+#define BT_KNOWN_BITS 16
+struct bt_known {
+    u8 now[1u << (BT_KNOWN_BITS - 3)], before[1u << (BT_KNOWN_BITS - 3)];
+};
+void bt_known_add(struct bt_known *k, gpa_t gpa);   /* has been translated */
+bool bt_known(const struct bt_known *k, gpa_t gpa); /* had been when all was dropped last */
+void bt_known_next(struct bt_known *k);             /* all is dropped */
+
 struct bt_cpu {
     struct interp_cpu interp; /* first: the interpreter finds itself in cpu.engine */
     struct cpu *cpu;
@@ -127,12 +153,14 @@ struct bt_cpu {
     struct bt_fault *fault; /* sorted */
     unsigned nfaults;
     struct tr *tr;         /* the translation under way */
+    struct keep_cpu *keep; /* bt_keep.h; NULL: nothing is kept */
     u16 *filled[BT_VIEWS]; /* entries of the jump tables that are used */
     unsigned nfilled[BT_VIEWS];
-    u8 hot;         /* runs before a block is translated */
+    const struct bt_settings *set;
     u32 epoch;      /* cpu.map_epoch that the jump tables are for */
     u32 code_epoch; /* mem.code_epoch likewise */
     u64 flushes_seen;
+    struct bt_known known;
     void *sigstack;
     size_t sigstack_size;
     pthread_t thread; /* that has it as its alternate stack */
@@ -142,7 +170,6 @@ struct bt_cpu {
     u32 *body_count; /* by row of the instruction table */
 };
 
-#define BT_CODE_SIZE  (16 * MiB)
 #define BT_FAULTS_MAX (1u << 19)
 
 /* 0 if this host can run translations; else -1 and in *e what is missing. */
@@ -195,6 +222,10 @@ const u8 *bt_next(struct cpu *c, const struct bt_site *s);
 const u8 *bt_jump(struct cpu *c, const struct bt_site *s);
 const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la);
 const u8 *bt_fpu(struct cpu *c, const struct bt_site *s); /* bt_simd.c */
+
+/* bt_perfmap.c: a file descriptor; -1 and *e on failure. */
+int bt_perfmap_open(struct err *e);
+void bt_perfmap_add(int fd, const u8 *code, u64 size, u64 rip, unsigned view);
 
 /* Room that no translation of a region exceeds. */
 #define BT_REGION_ROOM (256 * KiB)

@@ -262,7 +262,7 @@ static const u8 *known_target(struct tr *t, s64 offset)
     if (i >= 0)
         return t->r.near[i];
     struct block *b = bt_block_at(t, offset);
-    if (!b || !b->near[t->mode])
+    if (!b || !b->near[t->mode] || t->bt->keep) /* kept: it need not be there next time */
         return NULL;
     bool back = offset <= t->at;
     u32 at = back ? b->check[t->mode] : b->near[t->mode];

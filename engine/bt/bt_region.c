@@ -12,7 +12,10 @@
 struct block *bt_block_at(const struct tr *t, s64 offset)
 {
     gpa_t gpa = (t->r.blk[0]->gpa & ~PAGE_MASK) + (gpa_t)offset;
-    return interp_peek(t->c, &t->bt->interp, gpa, (enum x86_mode)t->r.blk[0]->mode);
+    struct block *b = interp_peek(t->c, &t->bt->interp, gpa, (enum x86_mode)t->r.blk[0]->mode);
+    if (b && !b->near[t->mode])
+        interp_bind(t->c, b);
+    return b;
 }
 
 int bt_region_at(const struct tr *t, s64 offset)
@@ -137,7 +140,8 @@ static void find_blocks(struct tr *t, struct block *head)
     t->r.n = 0;
     t->r.blk[0] = head; /* bt_block_at() asks it */
     todo[n++] = head;
-    while (n && t->r.n < REGION_BLOCKS) {
+    unsigned most = t->bt->set->one_block ? 1 : REGION_BLOCKS;
+    while (n && t->r.n < most) {
         struct block *b = todo[--n];
         if (bt_region_at(t, (s64)(b->gpa & PAGE_MASK)) >= 0 || ops + b->nops > OPS_MAX)
             continue;
@@ -206,7 +210,7 @@ u32 bt_live_at(struct tr *t, s64 offset)
         return t->r.in[n];
     const struct block *b = bt_block_at(t, offset);
     u32 live[BLOCK_OPS_MAX + 1];
-    if (!b)
+    if (!b || t->bt->keep) /* kept code depends on nothing outside the region */
         return FLAGS_ARITH;
     return b->near[t->mode] ? b->live[t->mode] : bt_block_live(b, FLAGS_ARITH, live);
 }

@@ -7,7 +7,7 @@
  * of the guest's state is changed before the last such exit.
  */
 #include "cpu/cpu_cpuid.h"
-#include "engine/bt/bt_tr.h"
+#include "engine/bt/bt_keep.h"
 
 #include <stdlib.h>
 
@@ -47,8 +47,8 @@ static struct bt_site site_of(const struct tr *t, const struct cold *k)
                             .size = k->kind == COLD_FPU ? k->level : k->size,
                             .flags =
                                 (u8)((k->write ? SITE_WRITE : 0) | (k->fpu ? SITE_FPU : 0) |
-                                     (k->masked ? SITE_MASKED : 0) |
-                                     (k->changes ? SITE_NEXT : 0) | (k->shadow ? SITE_SHADOW : 0))};
+                                     (k->masked ? SITE_MASKED : 0) | (k->changes ? SITE_NEXT : 0) |
+                                     (k->shadow ? SITE_SHADOW : 0))};
 }
 
 /* To a stub that wants R13 to point to data, which is to follow. */
@@ -400,6 +400,7 @@ static void keep(struct tr *t)
         b->near[t->mode] = near;
         b->check[t->mode] = t->r.loop[n] ? near : 0;
         b->far[t->mode] = 0;
+        bt_known_add(&t->bt->known, b->gpa);
         b->live[t->mode] = (u16)t->r.in[n];
     }
     t->bt->at = (u8 *)align_up((u64)t->e.p, 16);
@@ -420,8 +421,12 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
 {
     struct tr *t = bt->tr;
     unsigned faults = bt->nfaults;
+    const u8 *start = bt->at;
     begin(t, c, bt, b);
+    interp_bind(c, b);
     bt_find_region(t, b);
+    if (interp_drop_dead(c, &bt->interp))
+        return false;
     for (unsigned n = 0; n < t->r.n; n++)
         emit_block(t, n);
     for (unsigned n = 0; n < t->r.n; n++)
@@ -439,6 +444,11 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     bt->translated += t->r.n;
     bt->bytes += (u64)(t->e.p - bt->at);
     keep(t);
+    if (bt->set->perf_map >= 0)
+        bt_perfmap_add(bt->set->perf_map, start, (u64)(t->e.p - start), c->reg[X86_SLOT_RIP],
+                       t->view);
+    if (bt->keep)
+        bt_keep_record(t, start, faults);
     return true;
 }
 

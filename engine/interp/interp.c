@@ -35,6 +35,8 @@ static void trace_insn(struct cpu *c, struct interp_cpu *ic)
 {
     struct block *b = interp_find(c, ic);
     const u64 *r = c->reg;
+    if (b)
+        interp_bind(c, b);
     cpu_leave(c);
     log_emit(c->log,
              "cpu%u: %04x:%llx %s fl %x ax %llx cx %llx dx %llx bx %llx sp %llx bp %llx si %llx "

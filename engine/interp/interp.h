@@ -40,6 +40,7 @@ struct block {
     /* For the translator: its translations by enum tlb_mode, as offsets in its code. 0: none */
     u32 near[3], check[3], far[3];
     u16 live[3]; /* flags that its near entry wants in the host's */
+    bool late;   /* its ops are not decoded but for their length: interp_bind() */
     struct op op[];
 };
 
@@ -53,7 +54,7 @@ struct jump_entry {
 };
 
 #define JUMP_BITS 12
-#define HASH_BITS 15
+#define HASH_BITS 16
 
 struct interp_cpu {
     struct jump_entry jump[1u << JUMP_BITS];
@@ -62,6 +63,10 @@ struct interp_cpu {
     u8 *arena;
     size_t arena_size, arena_used;
     u32 fpu_gen; /* generation of FP stubs that the ops refer to */
+
+    /* Asked before a block is decoded, with where it begins: a block made otherwise, or NULL. */
+    struct block *(*other)(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, u64 page,
+                           const u8 *host);
 
     const struct block *running; /* for counting after a fault */
     u64 budget;                  /* instructions left in this run(); 0 = no bound */
@@ -86,6 +91,18 @@ struct block *interp_find(struct cpu *c, struct interp_cpu *ic);
 /* The block that begins at a physical address, if it is known and good, and does not cross a page.
  */
 struct block *interp_peek(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, enum x86_mode mode);
+
+/*
+ * Adds a block like this one, whose nops instructions are that long each (0: one that raises an
+ * exception) and are decoded when they are executed. There must be room in the arena, 32 bytes
+ * more than what it takes.
+ */
+struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct block *like,
+                              const u8 *length);
+/* Decodes its instructions now, for whoever looks at them. */
+void interp_bind(struct cpu *c, struct block *b);
+/* Handles of FP instructions may be dead: true if so, and all blocks are dropped. */
+bool interp_drop_dead(struct cpu *c, struct interp_cpu *ic);
 
 /* interp.c, for engines that build on this one: one round of the loop but for running blocks
  * (events, exceptions, single steps): true if blocks may be run now. May throw. */

@@ -134,7 +134,6 @@ static void block_keep(struct cpu *c, struct interp_cpu *ic, struct block *b)
     size_t size = sizeof(*b) + b->nops * sizeof(struct op);
     ic->arena_used += align_up(size, 32);
     hash_insert(c, ic, b);
-    ic->decoded += b->nops;
 }
 
 static bool append(struct cpu *c, struct block *b, struct x86_decoded *d)
@@ -207,11 +206,80 @@ static struct block *decode(struct cpu *c, struct interp_cpu *ic, gva_t la,
             end = true;
         }
     }
-    if (ic->fpu_gen != cpu_fpu_generation(c)) {
-        /* The FP stubs were dropped: every handle in the cache is dead, perhaps in this block. */
-        ic->fpu_gen = cpu_fpu_generation(c);
-        interp_cache_flush(ic);
+    if (interp_drop_dead(c, ic))
         return decode(c, ic, la, page);
+    block_keep(c, ic, b);
+    ic->decoded += b->nops;
+    return b;
+}
+
+/* The FP stubs were dropped: every handle in the cache is dead, perhaps in the block at hand. */
+bool interp_drop_dead(struct cpu *c, struct interp_cpu *ic)
+{
+    if (ic->fpu_gen == cpu_fpu_generation(c))
+        return false;
+    ic->fpu_gen = cpu_fpu_generation(c);
+    interp_cache_flush(ic);
+    return true;
+}
+
+/* --- blocks that are decoded late --- */
+
+/* The code is not what it was: the block is stale, or about to be. */
+static void go_again(struct cpu *c, const struct x86_insn *i)
+{
+    cpu_unwind(c);
+}
+
+static void bind_op(struct cpu *c, const struct block *b, struct op *op, const u8 *code,
+                    unsigned avail)
+{
+    struct x86_decoded d;
+    unsigned len = op->i.len;
+    enum x86_status s = avail ? x86_decode(code, avail, (enum x86_mode)b->mode, &d) : X86_MORE;
+    *op = (struct op){.fn = go_again, .i = {.len = (u8)len}};
+    if (s == X86_OK && d.i.len == len) {
+        op->fn = cpu_insn_bind(c, &d);
+        op->i = d.i;
+    } else if (s != X86_OK && s != X86_MORE && !len) {
+        op->fn = s == X86_UD ? insn_ud : too_long;
+    }
+}
+
+void interp_bind(struct cpu *c, struct block *b)
+{
+    if (!b->late)
+        return;
+    const u8 *code = mem_ptr(c->mem, b->gpa);
+    unsigned avail = PAGE_SIZE - (b->gpa & PAGE_MASK);
+    b->late = false;
+    for (unsigned n = 0; n < b->nops; n++) {
+        unsigned len = b->op[n].i.len;
+        bind_op(c, b, &b->op[n], code, avail);
+        code += len;
+        avail -= len;
+    }
+}
+
+/* The body of an instruction of such a block: disp is the way back to the block. */
+static void run_late(struct cpu *c, const struct x86_insn *i)
+{
+    struct op *op = (struct op *)((u8 *)(u64)i - offsetof(struct op, i));
+    interp_bind(c, (struct block *)((u8 *)op - i->disp));
+    if (interp_drop_dead(c, c->engine))
+        c->code_stale = true;
+    op->fn(c, &op->i);
+}
+
+struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct block *like,
+                              const u8 *length)
+{
+    struct block *b = (struct block *)(ic->arena + ic->arena_used);
+    *b = *like;
+    b->late = true;
+    for (unsigned n = 0; n < b->nops; n++) {
+        s32 back = (s32)((u8 *)&b->op[n] - (u8 *)b);
+        b->op[n] = (struct op){.fn = run_late, .i = {.len = length[n], .disp = back}};
     }
     block_keep(c, ic, b);
     return b;
@@ -265,6 +333,8 @@ static struct block *find_physical(struct cpu *c, struct interp_cpu *ic, gva_t l
         return NULL;
     gpa_t gpa = (page->gpa & ~PAGE_MASK) | (la & PAGE_MASK);
     struct block *b = find_hashed(c, ic, gpa, la);
+    if (!b && ic->other)
+        b = ic->other(c, ic, gpa, page->page, page->host);
     return b ? b : decode(c, ic, la, page);
 }
 

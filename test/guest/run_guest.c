@@ -221,7 +221,7 @@ static int parse(struct options *o, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    setenv("POPF_BT_HOT", "1", 1); /* tiny guests hardly repeat themselves */
+    setenv("POPF_BT_HOT", "1", 0); /* tiny guests hardly repeat themselves */
     static const char *const engines[] = {"interp", "bt", "kvm"};
     struct options o = {.append = "", .cpus = 1, .memory = 32, .timeout = 20};
     if (parse(&o, argc, argv)) {
