@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 
+#include "cli/seed.h"
 #include "popf.h"
 
 /* Exit statuses beside 0 and those of the guest's choice (--debug-exit). */
@@ -17,7 +18,16 @@ enum {
 };
 
 struct run_options {
-    struct popf_config cfg;
+    struct popf_config cfg; /* its arrays are those below */
+    struct popf_disk disk[POPF_DISKS_MAX];
+    struct popf_share share[POPF_SHARES_MAX];
+    struct popf_port port[POPF_PORTS_MAX];
+    const char *forward[POPF_FORWARDS_MAX];
+    const char *allow[POPF_ALLOWS_MAX];
+    unsigned terminal; /* which serial port this terminal is: 0, or POPF_CONSOLE_PORT */
+    bool detach;
+    struct seed seed; /* of cloud-init */
+    const char *ssh_key[SEED_KEYS_MAX];
     bool stats;
     unsigned timeout; /* seconds; 0: none */
     bool help;
@@ -26,6 +36,28 @@ struct run_options {
 
 /* Parses the arguments after `popf run`. 0, or -1 after having said what is wrong. */
 int opts_parse(struct run_options *o, int argc, char **argv);
+
+/* Says what is wrong with an option's value, and returns -1. */
+int opts_complain(const char *opt, const char *text, const char *should);
+
+/* --- opts_dev.c: options that make devices; they return 0, or -1 after a complaint --- */
+
+int opts_disk(struct run_options *o, const char *text);
+int opts_net(struct run_options *o, const char *text);
+int opts_forward(struct run_options *o, const char *text);
+int opts_allow(struct run_options *o, const char *text);
+int opts_share(struct run_options *o, const char *text);
+int opts_vsock(struct run_options *o, const char *text);
+int opts_port(struct run_options *o, const char *text);
+int opts_console(struct run_options *o, const char *text);
+int opts_on_off(const char *opt, const char *text, bool *off);
+
+/* --- opts_seed.c --- */
+
+enum { OPT_SEED = 512, OPT_SEED_USER, OPT_SEED_KEY, OPT_SEED_PASSWORD, OPT_SEED_HOSTNAME };
+
+int opts_seed(struct run_options *o, int opt, const char *arg);
+int opts_seed_check(const struct run_options *o);
 
 /* opts_bt.c: options of the translator; below those of opts.c. */
 enum opt_bt {
@@ -44,10 +76,12 @@ int opts_size(const char *text, uint64_t *bytes);
 
 /* The commands; argv[0] is the command's name. They return the exit status. */
 int run_main(int argc, char **argv);
+int image_main(int argc, char **argv);
 int doctor_main(int argc, char **argv);
 
 void run_help(FILE *f);
 void run_cpu_help(FILE *f);
+void image_help(FILE *f);
 void doctor_help(FILE *f);
 
 #endif

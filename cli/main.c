@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/machine.h"
 
 struct command {
     const char *name;
@@ -14,6 +15,15 @@ struct command {
 
 static const struct command commands[] = {
     {"run", "run a virtual machine", run_main, run_help},
+    {"ps", "list the machines that run", ps_main, ps_help},
+    {"stop", "press the power button of machines, then switch them off", stop_main, stop_help},
+    {"kill", "switch machines off at once", kill_main, kill_help},
+    {"console", "attach to a machine's console", console_main, console_help},
+    {"logs", "print what a machine's console has printed", logs_main, logs_help},
+    {"exec", "run a command in a machine", exec_main, exec_help},
+    {"cp", "copy files into a machine or out of it", cp_main, cp_help},
+    {"rm", "forget machines that have ended", rm_main, rm_help},
+    {"image", "make, convert, resize and check disk images", image_main, image_help},
     {"doctor", "say what this host offers and what to mend", doctor_main, doctor_help},
 };
 

@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
@@ -14,7 +15,20 @@ enum {
     OPT_STATS,
     OPT_TIMEOUT,
     OPT_MAX,
-    OPT_CPU
+    OPT_CPU,
+    OPT_DISK,
+    OPT_SNAPSHOT,
+    OPT_NET,
+    OPT_ALLOW,
+    OPT_PCAP,
+    OPT_SHARE,
+    OPT_VSOCK,
+    OPT_CONSOLE,
+    OPT_PORT,
+    OPT_RNG,
+    OPT_BALLOON,
+    OPT_GDB,
+    OPT_NAME,
 };
 
 static const struct option options[] = {
@@ -25,6 +39,26 @@ static const struct option options[] = {
     {"cpus", required_argument, NULL, 'c'},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"engine", required_argument, NULL, 'e'},
+    {"disk", required_argument, NULL, OPT_DISK},
+    {"snapshot", no_argument, NULL, OPT_SNAPSHOT},
+    {"net", required_argument, NULL, OPT_NET},
+    {"publish", required_argument, NULL, 'p'},
+    {"allow", required_argument, NULL, OPT_ALLOW},
+    {"pcap", required_argument, NULL, OPT_PCAP},
+    {"share", required_argument, NULL, OPT_SHARE},
+    {"vsock", required_argument, NULL, OPT_VSOCK},
+    {"console", required_argument, NULL, OPT_CONSOLE},
+    {"port", required_argument, NULL, OPT_PORT},
+    {"rng", required_argument, NULL, OPT_RNG},
+    {"balloon", required_argument, NULL, OPT_BALLOON},
+    {"gdb", required_argument, NULL, OPT_GDB},
+    {"name", required_argument, NULL, OPT_NAME},
+    {"detach", no_argument, NULL, 'd'},
+    {"cloud-init", required_argument, NULL, OPT_SEED},
+    {"user", required_argument, NULL, OPT_SEED_USER},
+    {"ssh-key", required_argument, NULL, OPT_SEED_KEY},
+    {"password", required_argument, NULL, OPT_SEED_PASSWORD},
+    {"hostname", required_argument, NULL, OPT_SEED_HOSTNAME},
     {"entry", required_argument, NULL, OPT_ENTRY},
     {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
     {"debug-exit", no_argument, NULL, OPT_DEBUG_EXIT},
@@ -44,28 +78,63 @@ static const struct option options[] = {
 
 void run_help(FILE *f)
 {
-    fprintf(f,
-            "Usage: popf run [OPTION...] [KERNEL]\n\n"
-            "Runs a virtual machine; its first serial port is this terminal.\n\n"
-            "  -k, --kernel FILE    bzImage, vmlinux, ELF with a PVH note, or multiboot 1\n"
-            "  -i, --initrd FILE    initial RAM disk; multiboot: \"FILE args,FILE2 args\"\n"
-            "  -a, --append STRING  kernel command line\n"
-            "  -m, --memory SIZE    RAM: a number and K, M or G (default 512M)\n"
-            "  -c, --cpus N         virtual CPUs, 1 to %d (default 1)\n"
-            "      --cpu MODEL      host, then -FEATURE, +FEATURE, vendor=NAME, phys-bits=N, with\n"
-            "                       commas between; \"help\" lists the features\n"
-            "  -e, --engine NAME    auto, interp, bt or kvm (default auto: see popf doctor)\n"
-            "      --entry WAY      how the kernel is entered: auto, 64, 32, 16 or pvh\n"
-            "      --no-reboot      end when the guest asks for a reset\n"
-            "      --debug-exit     a guest's write of V to port 0xf4 ends popf with V * 2 + 1\n"
-            "      --timeout SEC    stop the machine after SEC seconds (exit status 124)\n"
-            "      --max-insns N    stop it when a CPU has executed N instructions (status 124)\n"
-            "      --stats          at the end, print what the machine has done\n"
-            "      --trace LIST     show on standard error any of\n"
-            "                       %s\n"
-            "  -v, --verbose        say what is being done\n"
-            "  -h, --help           print this\n",
-            POPF_CPUS_MAX, popf_trace_names());
+    fprintf(
+        f,
+        "Usage: popf run [OPTION...] [IMAGE]\n\n"
+        "Runs a virtual machine; its first serial port is this terminal. IMAGE is a kernel, or a\n"
+        "disk (raw or qcow2; settings as with --disk) that is booted with its own kernel.\n\n"
+        "  -k, --kernel FILE    bzImage, vmlinux, ELF with a PVH note, or multiboot 1\n"
+        "  -i, --initrd FILE    initial RAM disk; multiboot: \"FILE args,FILE2 args\"\n"
+        "  -a, --append STRING  kernel command line\n"
+        "  -m, --memory SIZE    RAM: a number and K, M or G (default 512M)\n"
+        "  -c, --cpus N         virtual CPUs, 1 to %d (default 1)\n"
+        "      --cpu MODEL      host, then -FEATURE, +FEATURE, vendor=NAME, phys-bits=N, with\n"
+        "                       commas between; \"help\" lists the features\n"
+        "  -e, --engine NAME    auto, interp, bt or kvm (default auto: see popf doctor)\n"
+        "      --entry WAY      how the kernel is entered: auto, 64, 32, 16 or pvh\n"
+        "      --name NAME      the machine's name, for popf ps, stop, console...\n"
+        "  -d, --detach         run in the background: popf ps, console, logs, exec, stop\n"
+        "\ncloud-init in the guest:\n"
+        "      --user NAME      a user who may log in and use sudo\n"
+        "      --ssh-key FILE   with this public key; may be repeated\n"
+        "      --password TEXT  or with this password\n"
+        "      --hostname NAME  of the guest (default: the machine's --name)\n"
+        "      --cloud-init FILE|FOLDER\n"
+        "                       user-data, or a folder with user-data, meta-data, network-config\n"
+        "\nDevices:\n"
+        "      --disk FILE[,overlay][,ro][,format=raw|qcow2][,cache=on|off]\n"
+        "             [,on-error=report|stop][,serial=TEXT]\n"
+        "                       a disk, /dev/vda and so on; overlay: FILE is not written to;\n"
+        "                       a comma in FILE is written twice\n"
+        "      --snapshot       overlays on all disks: nothing is kept\n"
+        "      --net KIND       user (default; no rights needed), none, tap:NAME or socket:PATH,\n"
+        "                       then ,restrict (no way out), ,mac=ADDRESS, ,mtu=N\n"
+        "  -p, --publish [ADDR:]PORT:GUEST[/udp]\n"
+        "                       a port of this host (127.0.0.1) that leads into the guest\n"
+        "      --allow HOST:PORT\n"
+        "                       where a restricted guest may connect to all the same\n"
+        "      --pcap FILE      record all frames, for tcpdump -r or wireshark\n"
+        "      --share HOST[:TAG][:ro]\n"
+        "                       a folder: mount -t 9p -o trans=virtio,version=9p2000.L TAG /mnt\n"
+        "      --vsock PATH[,cid=N]\n"
+        "                       vsock: the guest's port P is PATH_P here, and PATH takes\n"
+        "                       \"CONNECT P\"; the guest's CID is 3\n"
+        "      --console WHICH  what this terminal is: serial (default) or virtio, /dev/hvc0\n"
+        "      --port NAME=PATH /dev/virtio-ports/NAME in the guest, the unix socket PATH here\n"
+        "      --rng on|off     random numbers for the guest (default on)\n"
+        "      --balloon on|off memory that the guest does not use goes back (default on)\n"
+        "\nDebugging:\n"
+        "      --gdb ADDR       take a debugger: PORT, ADDR:PORT or unix:PATH, then ,wait\n"
+        "      --no-reboot      end when the guest asks for a reset\n"
+        "      --debug-exit     a guest's write of V to port 0xf4 ends popf with V * 2 + 1\n"
+        "      --timeout SEC    stop the machine after SEC seconds (exit status 124)\n"
+        "      --max-insns N    stop it when a CPU has executed N instructions (status 124)\n"
+        "      --stats          at the end, print what the machine has done\n"
+        "      --trace LIST     show on standard error any of\n"
+        "                       %s\n"
+        "  -v, --verbose        say what is being done\n"
+        "  -h, --help           print this\n",
+        POPF_CPUS_MAX, popf_trace_names());
     opts_bt_help(f);
     fputs("\nKeys: Ctrl-A X leaves, Ctrl-A H lists the others.\n"
           "Exit status: 0 the guest switched itself off (or was reset, with --no-reboot),\n"
@@ -91,7 +160,7 @@ void run_cpu_help(FILE *f)
     fputs("  kvm\n", f);
 }
 
-static int complain(const char *opt, const char *text, const char *should)
+int opts_complain(const char *opt, const char *text, const char *should)
 {
     fprintf(stderr, "popf run: %s %s: %s; try popf run --help\n", opt, text, should);
     return -1;
@@ -139,11 +208,11 @@ static int set_memory(struct run_options *o, const char *text)
 {
     uint64_t bytes;
     if (opts_size(text, &bytes))
-        return complain("--memory", text, "a size is a number and K, M or G");
+        return opts_complain("--memory", text, "a size is a number and K, M or G");
     if (bytes < POPF_MEMORY_MIN)
-        return complain("--memory", text, "less than 1M; is the unit missing (512M)?");
+        return opts_complain("--memory", text, "less than 1M; is the unit missing (512M)?");
     if (bytes > POPF_MEMORY_MAX)
-        return complain("--memory", text, "more than 1T");
+        return opts_complain("--memory", text, "more than 1T");
     o->cfg.memory = bytes;
     return 0;
 }
@@ -155,7 +224,7 @@ static int set_number(const char *opt, const char *text, uint64_t min, uint64_t 
         return 0;
     snprintf(should, sizeof(should), "must be a number from %llu to %llu", (unsigned long long)min,
              (unsigned long long)max);
-    return complain(opt, text, should);
+    return opts_complain(opt, text, should);
 }
 
 static int set_one_of(const char *opt, const char *text, const char *const *names, const char **val)
@@ -169,22 +238,79 @@ static int set_one_of(const char *opt, const char *text, const char *const *name
         size_t len = strlen(should);
         snprintf(should + len, sizeof(should) - len, " %s", *names);
     }
-    return complain(opt, text, should);
+    return opts_complain(opt, text, should);
 }
 
 static int set_trace(struct run_options *o, const char *list)
 {
     struct popf_error err;
     o->cfg.trace = popf_trace_mask(list, &err);
-    return o->cfg.trace ? 0 : complain("--trace", list, err.msg);
+    return o->cfg.trace ? 0 : opts_complain("--trace", list, err.msg);
 }
 
 static int set_kernel(struct run_options *o, const char *file)
 {
     if (o->cfg.kernel)
-        return complain("--kernel", file, "there is a kernel already");
+        return opts_complain("--kernel", file, "there is a kernel already");
     o->cfg.kernel = file;
     return 0;
+}
+
+/* IMAGE: a kernel, or a disk to boot from, which is the first one then; settings may follow. */
+static int set_image(struct run_options *o, const char *text)
+{
+    char file[4096];
+    size_t n = 0;
+    for (const char *p = text; *p && n < sizeof(file) - 1 && (*p != ',' || *++p == ','); p++)
+        file[n++] = *p; /* of two commas the first is skipped */
+    file[n] = 0;
+    if (!popf_is_disk(file))
+        return set_kernel(o, text);
+    if (opts_disk(o, text))
+        return -1;
+    struct popf_disk d = o->disk[o->cfg.ndisks - 1];
+    memmove(o->disk + 1, o->disk, (o->cfg.ndisks - 1) * sizeof(d));
+    o->disk[0] = d;
+    return 0;
+}
+
+/* Options that make devices. */
+static int apply_device(struct run_options *o, int opt, const char *arg)
+{
+    switch (opt) {
+    case OPT_DISK:
+        return opts_disk(o, arg);
+    case OPT_NET:
+        return opts_net(o, arg);
+    case 'p':
+        return opts_forward(o, arg);
+    case OPT_ALLOW:
+        return opts_allow(o, arg);
+    case OPT_PCAP:
+        o->cfg.pcap = arg;
+        return 0;
+    case OPT_SHARE:
+        return opts_share(o, arg);
+    case OPT_VSOCK:
+        return opts_vsock(o, arg);
+    case OPT_CONSOLE:
+        return opts_console(o, arg);
+    case OPT_PORT:
+        return opts_port(o, arg);
+    case OPT_RNG:
+        return opts_on_off("--rng", arg, &o->cfg.no_rng);
+    case OPT_BALLOON:
+        return opts_on_off("--balloon", arg, &o->cfg.no_balloon);
+    case OPT_GDB:
+        o->cfg.gdb = arg;
+        return 0;
+    case OPT_NAME:
+        o->cfg.name = arg;
+        return 0;
+    default:
+        assert(!"an option without an action");
+        return -1;
+    }
 }
 
 static int apply(struct run_options *o, int opt, const char *arg)
@@ -232,15 +358,23 @@ static int apply(struct run_options *o, int opt, const char *arg)
     case OPT_DEBUG_EXIT:
         o->cfg.debug_exit = true;
         return 0;
+    case OPT_SNAPSHOT:
+        o->cfg.snapshot = true;
+        return 0;
+    case 'd':
+        o->detach = true;
+        return 0;
     case OPT_STATS:
         o->stats = true;
         return 0;
     case 'v':
         o->cfg.verbose = true;
         return 0;
-    default:
+    case 'h':
         o->help = true;
         return 0;
+    default:
+        return opt >= OPT_SEED ? opts_seed(o, opt, arg) : apply_device(o, opt, arg);
     }
 }
 
@@ -259,10 +393,16 @@ static int wrong_option(int opt, char **argv)
 int opts_parse(struct run_options *o, int argc, char **argv)
 {
     *o = (struct run_options){.cfg = POPF_CONFIG_INIT};
+    o->cfg.net = "user";
+    o->cfg.disks = o->disk;
+    o->cfg.shares = o->share;
+    o->cfg.ports = o->port;
+    o->cfg.forwards = o->forward;
+    o->cfg.allows = o->allow;
     opterr = 0;
     optind = 1;
     int opt;
-    while ((opt = getopt_long(argc, argv, ":k:i:a:m:c:e:vh", options, NULL)) != -1) {
+    while ((opt = getopt_long(argc, argv, ":k:i:a:m:c:e:p:dvh", options, NULL)) != -1) {
         if (opt == '?' || opt == ':')
             return wrong_option(opt, argv);
         if (apply(o, opt, optarg))
@@ -271,10 +411,12 @@ int opts_parse(struct run_options *o, int argc, char **argv)
             return 0;
     }
     for (; optind < argc; optind++)
-        if (set_kernel(o, argv[optind]))
+        if (set_image(o, argv[optind]))
             return -1;
-    if (o->cfg.kernel)
+    if (opts_seed_check(o))
+        return -1;
+    if (o->cfg.kernel || o->cfg.ndisks)
         return 0;
-    fputs("popf run: no kernel given; try popf run --help\n", stderr);
+    fputs("popf run: no image given; try popf run --help\n", stderr);
     return -1;
 }

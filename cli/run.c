@@ -5,17 +5,21 @@
  * from a descriptor, so nothing of popf ever runs in a signal handler.
  */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/conf.h"
+#include "cli/machine.h"
 #include "cli/term.h"
 
 #define CTRL_A     1
@@ -26,10 +30,12 @@ struct run {
     struct run_options opt;
     struct term term;
     struct popf *vm;
+    struct machine *machine; /* its name and what hangs on that; NULL: none */
     struct popf_outcome how;
     pthread_t waiter;
     bool has_waiter;
-    int end_fd; /* readable when the machine has ended */
+    int end_fd;   /* readable when the machine has ended */
+    int leave_fd; /* readable when output that nobody takes is not worth waiting for */
     int signal_fd;
     sigset_t old_mask;
 
@@ -85,23 +91,30 @@ static void end_progress(struct run *r)
 
 /* --- output --- */
 
-static bool wait_writable(int fd)
+/* Waits until standard output takes something. False: popf ends, and nobody reads. */
+static bool wait_writable(const struct run *r)
 {
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    return poll(&p, 1, -1) > 0 || errno == EINTR;
+    struct pollfd p[2] = {{.fd = STDOUT_FILENO, .events = POLLOUT},
+                          {.fd = r->leave_fd, .events = POLLIN}};
+    while (poll(p, 2, -1) < 0 && errno == EINTR)
+        continue;
+    return p[0].revents || !p[1].revents;
 }
 
-/* On the machine's output thread; COM2 is not connected. */
+/* On the machine's output thread; one port is this terminal, the others are not connected. */
 static void serial_out(void *arg, unsigned port, const void *buf, size_t len)
 {
     struct run *r = arg;
     const char *p = buf;
-    while (port == 0 && len && !r->out_failed) {
-        ssize_t n = write(STDOUT_FILENO, p, len);
+    if (machine_output(r->machine, port, buf, len))
+        return;
+    while (port == r->opt.terminal && len && !r->out_failed && wait_writable(r)) {
+        /* No more than a pipe takes at once when it is writable at all. */
+        ssize_t n = write(STDOUT_FILENO, p, len < PIPE_BUF ? len : PIPE_BUF);
         if (n >= 0) {
             p += n;
             len -= (size_t)n;
-        } else if (errno == EAGAIN ? !wait_writable(STDOUT_FILENO) : errno != EINTR) {
+        } else if (errno != EAGAIN && errno != EINTR) {
             r->out_failed = true;
             fprintf(stderr, "popf: cannot write the guest's output: %s%s", strerror(errno),
                     newline(r));
@@ -186,6 +199,7 @@ static void print_keys(struct run *r)
     static const char *const lines[] = {"",
                                         "Ctrl-A X  leave: the machine is switched off at once",
                                         "Ctrl-A P  press the power button",
+                                        "Ctrl-A C  go on after a disk's error has paused it",
                                         "Ctrl-A S  show registers and statistics",
                                         "Ctrl-A A  send Ctrl-A to the guest",
                                         "Ctrl-A H  show this"};
@@ -210,6 +224,10 @@ static void command_key(struct run *r, char c)
     case 'H':
     case '?':
         print_keys(r);
+        break;
+    case 'c':
+    case 'C':
+        popf_resume(r->vm);
         break;
     case 's':
     case 'S':
@@ -241,7 +259,7 @@ static void take_key(struct run *r, char c)
 
 static void feed_guest(struct run *r)
 {
-    size_t n = popf_serial_input(r->vm, 0, r->pending, r->npending);
+    size_t n = popf_serial_input(r->vm, r->opt.terminal, r->pending, r->npending);
     r->npending -= n;
     memmove(r->pending, r->pending + n, r->npending);
 }
@@ -269,6 +287,13 @@ static void stop_self(struct run *r)
     popf_resume(r->vm);
 }
 
+static void tell_size(struct run *r)
+{
+    struct winsize ws;
+    if (r->term.tty && !ioctl(STDIN_FILENO, TIOCGWINSZ, &ws))
+        popf_console_resize(r->vm, ws.ws_col, ws.ws_row);
+}
+
 static void read_signal(struct run *r)
 {
     struct signalfd_siginfo si;
@@ -281,7 +306,8 @@ static void read_signal(struct run *r)
     case SIGCONT: /* after a SIGSTOP that nobody asked us about, or back in the foreground */
         term_raw(&r->term);
         break;
-    case SIGWINCH: /* a serial line has no size */
+    case SIGWINCH: /* a serial line has no size, a virtio console has */
+        tell_size(r);
         break;
     default:
         r->killed_by = (int)si.ssi_signo;
@@ -396,14 +422,20 @@ static int start(struct run *r)
 {
     struct popf_error err;
     r->end_fd = eventfd(0, EFD_CLOEXEC);
-    if (r->end_fd < 0 || open_signals(r)) {
+    r->leave_fd = eventfd(0, EFD_CLOEXEC);
+    if (r->end_fd < 0 || r->leave_fd < 0 || open_signals(r)) {
         perror("popf: cannot wait for events");
         return -1;
     }
     clock_gettime(CLOCK_MONOTONIC, &r->deadline);
     r->deadline.tv_sec += r->opt.timeout;
     term_raw(&r->term);
+    tell_size(r);
     if (popf_start(r->vm, &err)) {
+        say_popf(r, err.msg);
+        return -1;
+    }
+    if (machine_started(r->machine, r->vm, &err)) {
         say_popf(r, err.msg);
         return -1;
     }
@@ -445,11 +477,27 @@ static int run(struct run *r)
         pthread_join(r->waiter, NULL);
         term_cooked(&r->term);
         status = report(r);
+        machine_ended(r->machine, &r->how);
     }
-    /* After a stop the output thread may hang at a reader that does not read: leave it there. */
-    if (r->how.end != POPF_END_STOPPED)
-        popf_destroy(r->vm);
+    /* Disks are written back, sockets removed, whatever the end. After a stop the output thread may
+     * hang at a reader that does not read. */
+    uint64_t one = 1;
+    if (r->how.end == POPF_END_STOPPED && write(r->leave_fd, &one, sizeof(one)) < 0)
+        return status;
+    popf_destroy(r->vm);
     return status;
+}
+
+/* Goes into the background, if that is wanted: the process in the foreground does not return. */
+static int make_machine(struct run *r)
+{
+    struct popf_error err;
+    struct machine_options o = {
+        .detach = r->opt.detach, .terminal = r->opt.terminal, .seed = r->opt.seed};
+    if (!machine_new(&r->machine, &r->opt.cfg, &o, &err))
+        return 0;
+    fprintf(stderr, "popf run: %s\n", err.msg);
+    return -1;
 }
 
 /* Ends as the signal would have ended popf, so that the caller sees it. */
@@ -466,7 +514,8 @@ static void die_by_signal(int sig)
 int run_main(int argc, char **argv)
 {
     struct run *r = calloc(1, sizeof(*r));
-    if (!r || opts_parse(&r->opt, argc, argv)) {
+    struct args all = {0}; /* lives as long as the options, which point into it */
+    if (!r || conf_expand(&all, argc, argv) || opts_parse(&r->opt, (int)all.n, all.v)) {
         free(r);
         return STATUS_USAGE;
     }
@@ -476,12 +525,14 @@ int run_main(int argc, char **argv)
         return 0;
     }
     r->how.end = POPF_END_STOPPED;
+    if (make_machine(r))
+        return STATUS_ERROR;
     term_init(&r->term);
     int status = run(r);
     term_free(&r->term);
+    machine_free(r->machine);
     if (r->killed_by)
         die_by_signal(r->killed_by);
-    if (r->how.end != POPF_END_STOPPED)
-        free(r); /* else its threads may still look at it */
+    free(r);
     return status;
 }

@@ -8,6 +8,7 @@
 
 #include "base/state.h"
 #include "cpu/cpu_cpuid.h"
+#include "cpu/cpu_debug.h"
 #include "cpu/cpu_event.h"
 #include "cpu/cpu_fpu.h"
 #include "cpu/cpu_mem.h"
@@ -185,7 +186,7 @@ static void update_events(struct cpu *c)
     c->event_mask = mask;
 
     u32 slow = c->eflags & (FLAG_TF | FLAG_RF) || c->dr[7] & 0xff || c->shadow || c->shadow_ss ||
-                       c->db_pending
+                       c->db_pending || (unlikely(c->debug) && cpu_debug_slow(c))
                    ? EV_SLOW
                    : 0;
     if ((atomic_load_explicit(&c->events, memory_order_relaxed) & EV_SLOW) == slow)

@@ -27,6 +27,7 @@
 struct cpu;
 struct cpu_fpu;   /* cpu_fpu.c: host execution of FP and SIMD */
 struct cpu_model; /* cpu_cpuid.h: the CPU shown to the guest */
+struct cpu_debug; /* cpu_debug.h */
 struct state;     /* base/state.h */
 struct shadow;    /* cpu_shadow.h */
 
@@ -247,6 +248,8 @@ struct cpu {
     void *engine;                /* the engine's per-vCPU data */
     struct shadow *shadow_table; /* cpu_shadow.h; NULL unless the engine uses it */
     bool spaced;                 /* cpu_window() lies as mem/va.h says */
+
+    struct cpu_debug *debug; /* not owned; NULL: no debugger (cpu_debug.h) */
 
     u64 insns;    /* guest instructions retired, counted by block */
     u64 pause_at; /* insns at the last PAUSE */

@@ -5,6 +5,7 @@
 #include "cpu/cpu_event.h"
 
 #include "cpu/cpu_cpuid.h"
+#include "cpu/cpu_debug.h"
 #include "cpu/cpu_far.h"
 #include "cpu/cpu_mem.h"
 
@@ -208,6 +209,8 @@ static void note(struct cpu *c, unsigned n)
 
 void cpu_note_data_breakpoint(struct cpu *c, gva_t la, unsigned size, bool write)
 {
+    if (unlikely(c->debug))
+        cpu_debug_note(c, la, size, write);
     for (unsigned n = 0; n < 4; n++) {
         unsigned kind = bp_kind(c, n);
         bool right = kind == BP_ACCESS || (kind == BP_WRITE && write);
@@ -227,6 +230,8 @@ void cpu_note_io_breakpoint(struct cpu *c, u16 port, unsigned size)
 
 bool cpu_page_watched(const struct cpu *c, gva_t page)
 {
+    if (unlikely(c->debug) && cpu_debug_watched(c, page))
+        return true;
     if (likely(!(c->dr[7] & 0xff)))
         return false;
     for (unsigned n = 0; n < 4; n++)

@@ -59,7 +59,7 @@ static inline void check_access(struct cpu *c, enum tlb_mode m, gva_t la, unsign
 
 static inline bool watching(const struct cpu *c)
 {
-    return unlikely(c->dr[7] & 0xff);
+    return unlikely(c->dr[7] & 0xff || c->debug);
 }
 
 static inline void note_watch(struct cpu *c, gva_t la, unsigned size, bool write)

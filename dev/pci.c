@@ -135,7 +135,7 @@ int pci_bar_mem(struct pci_dev *d, unsigned n, u64 size, bool is64, bool prefetc
 
 static bool pulls(const struct pci_dev *d)
 {
-    return d->intx && d->cfg[PCI_INTERRUPT_PIN] &&
+    return d->intx && d->cfg[PCI_INTERRUPT_PIN] && !pci_msix_enabled(d) &&
            !(pci_get16(d, PCI_COMMAND) & PCI_COMMAND_NO_INTX);
 }
 
@@ -165,6 +165,8 @@ void pci_set_intx(void *dev, unsigned pin, int level)
 u32 pci_read(struct pci_dev *d, unsigned off, unsigned size)
 {
     u32 val = 0;
+    if (d->reading)
+        d->reading(d, off, size);
     for (unsigned i = 0; i < size; i++) {
         u8 byte = d->cfg[off + i];
         if (off + i == PCI_STATUS && d->intx)
@@ -188,6 +190,7 @@ void pci_write(struct pci_dev *d, unsigned off, unsigned size, u32 val)
         store(d, off + i, val >> (8 * i));
     change_intx(d, before);
     map_bars(d);
+    pci_msix_written(d);
     if (d->written)
         d->written(d, off, size);
 }
@@ -275,6 +278,7 @@ static void reset_dev(struct pci_dev *d)
     bool before = pulls(d);
     d->intx = 0;
     memcpy(d->cfg, d->at_reset, sizeof(d->cfg));
+    pci_msix_reset(d);
     change_intx(d, before);
     map_bars(d);
     if (d->written)
@@ -347,6 +351,7 @@ static void dev_state(struct pci_dev *d, struct state *s)
     state_val(s, devfn);
     state_bytes(s, cfg, sizeof(cfg));
     state_val(s, intx);
+    pci_msix_state(d, s);
     if (!s->loading || s->failed)
         return;
     if (devfn != d->devfn || memcmp(cfg, d->cfg, 4) || intx > 1) {
@@ -366,7 +371,7 @@ static void dev_state(struct pci_dev *d, struct state *s)
 
 void pci_state(struct pci_bus *b, struct state *s)
 {
-    state_section(s, "pci", 1);
+    state_section(s, "pci", 2);
     state_val(s, b->address);
     if (s->loading)
         b->address &= ADDRESS_BITS;

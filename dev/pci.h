@@ -1,13 +1,14 @@
 /*
  * pci.h - PCI bus 0: configuration mechanism 1, the host bridge, and what every function needs -
- * configuration space with write masks, BARs that size and move, INTx, capability lists.
+ * configuration space with write masks, BARs that size and move, INTx, capability lists, MSI-X.
  *
- * Source: PCI Local Bus specification 3.0, 3.2.2.3.2 (mechanism 1), 6 (configuration space).
+ * Source: PCI Local Bus specification 3.0, 3.2.2.3.2 (mechanism 1), 6 (configuration space), 6.8.2
+ * (MSI-X).
  * Ports: 0xcf8 (dwords only), 0xcfc-0xcff.
  *
  * A function is a struct pci_dev embedded in its device. Build it in this order: pci_dev_init(),
- * pci_bar_*(), pci_cap_add(), ..., pci_add(); afterwards its configuration space changes through
- * pci_write() and the guest only.
+ * pci_bar_*(), pci_cap_add(), pci_msix_init(), ..., pci_add(); afterwards its configuration space
+ * changes through pci_write() and the guest only.
  */
 #ifndef POPF_PCI_H
 #define POPF_PCI_H
@@ -18,7 +19,7 @@
 
 #define PCI_SLOTS     32
 #define PCI_FUNCTIONS 8
-#define PCI_LINKS     4 /* PIRQA-PIRQD */
+#define PCI_LINKS     8 /* PIRQA-PIRQH */
 
 #define PCI_DEVFN(slot, fn) ((slot) << 3 | (fn))
 #define PCI_SLOT(devfn)     ((devfn) >> 3)
@@ -42,6 +43,12 @@
 #define PCI_COMMAND_NO_INTX 0x0400
 #define PCI_STATUS_INTX     0x0008
 #define PCI_STATUS_CAPS     0x0010
+#define PCI_CAP_VENDOR      0x09
+#define PCI_CAP_MSIX        0x11
+
+#define PCI_MSIX_MAX      80   /* vectors of a function */
+#define PCI_MSIX_BAR_SIZE 4096 /* the table at 0, pending bits at PCI_MSIX_PBA */
+#define PCI_MSIX_PBA      2048
 
 enum pci_bar_type { PCI_BAR_NONE, PCI_BAR_IO, PCI_BAR_MEM32, PCI_BAR_MEM64, PCI_BAR_UPPER };
 
@@ -51,6 +58,14 @@ struct pci_bar {
     int handle; /* of its range on the port or MMIO bus */
     u64 base;   /* where it is mapped, if it is */
     bool mapped;
+};
+
+/* An MSI-X table: message address (low, high), message data, vector control. */
+struct pci_msix {
+    u16 n;  /* vectors; 0: the function has no MSI-X */
+    u8 cap; /* offset of its capability */
+    u32 entry[PCI_MSIX_MAX][4];
+    u64 pending[(PCI_MSIX_MAX + 63) / 64];
 };
 
 struct pci_dev {
@@ -64,6 +79,9 @@ struct pci_dev {
     struct pci_bar bar[6];
     u8 intx;    /* level that the device gives */
     u8 cap_end; /* first free byte for capabilities */
+    struct pci_msix msix;
+    /* Before the guest reads [off, off+size) of cfg, which may be changed; may be NULL. */
+    void (*reading)(struct pci_dev *d, unsigned off, unsigned size);
     /* After the guest wrote [off, off+size) of cfg, or it was reset or restored; may be NULL. */
     void (*written)(struct pci_dev *d, unsigned off, unsigned size);
 };
@@ -73,8 +91,10 @@ struct pci_bus {
     u32 address;                                    /* port 0xcf8 */
     struct bus *port, *mmio;
     struct irq link[PCI_LINKS];
-    u16 asserted[PCI_LINKS]; /* functions that pull the link */
-    struct pci_dev host;     /* 0:00.0 */
+    u16 asserted[PCI_LINKS];                    /* functions that pull the link */
+    void (*msi)(void *arg, u64 addr, u32 data); /* a message on its way; NULL: it goes nowhere */
+    void *msi_arg;
+    struct pci_dev host; /* 0:00.0 */
 };
 
 /* `link[i]` is what PIRQA + i is wired to. The host bridge is there from the start. */
@@ -86,7 +106,7 @@ void pci_reset(struct pci_bus *b);
 /* Claims 0xcf8-0xcff. 0, or -1 if the bus is full. */
 int pci_attach(struct pci_bus *b);
 
-/* The link of a function's INTx pin (0 = INTA): slots are rotated over the four links. */
+/* The link of a function's INTx pin (0 = INTA): slots are rotated over the links. */
 static inline unsigned pci_link(unsigned devfn, unsigned pin)
 {
     return (PCI_SLOT(devfn) + pin) % PCI_LINKS;
@@ -143,6 +163,28 @@ static inline bool pci_bus_master(const struct pci_dev *d)
 {
     return d->cfg[PCI_COMMAND] & PCI_COMMAND_MASTER;
 }
+
+/* --- MSI-X (pci_msix.c) --- */
+
+/*
+ * Gives the function 1 to PCI_MSIX_MAX vectors, with the table in memory BAR `bar`. -1 if the bus
+ * or the configuration space is full.
+ */
+int pci_msix_init(struct pci_dev *d, unsigned bar, unsigned n, struct bus *mmio);
+
+/* The guest uses MSI-X: INTx is silent. */
+static inline bool pci_msix_enabled(const struct pci_dev *d)
+{
+    return d->msix.n && (d->cfg[d->msix.cap + 3] & 0x80);
+}
+
+/* Sends vector v's message, or keeps it until it is unmasked. Nothing without MSI-X. */
+void pci_msix_raise(struct pci_dev *d, unsigned v);
+
+/* For pci.c: its registers have been written; reset; state. */
+void pci_msix_written(struct pci_dev *d);
+void pci_msix_reset(struct pci_dev *d);
+void pci_msix_state(struct pci_dev *d, struct state *s);
 
 /*
  * Does firmware's work: places all BARs from the two addresses up, names each function's interrupt

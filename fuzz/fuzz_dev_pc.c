@@ -120,7 +120,8 @@ static struct irq irq(struct pc *pc, unsigned n)
 
 static void build_pci(struct pc *pc)
 {
-    const struct irq link[PCI_LINKS] = {irq(pc, 10), irq(pc, 11), irq(pc, 10), irq(pc, 11)};
+    const struct irq link[PCI_LINKS] = {irq(pc, 10), irq(pc, 11), irq(pc, 10),
+                                        irq(pc, 11)}; /* the others go nowhere */
     pci_init(&pc->pci, &pc->port, &pc->mmio, link);
     pci_dev_init(&pc->card, "card", 0x1af4, 0x1041, 0x020000, 1, 1);
     pci_bar_io(&pc->card, 0, 64, &pc->port, &card_ops, pc);

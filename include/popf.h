@@ -39,6 +39,13 @@ extern "C" {
 #define POPF_MEMORY_MIN   (1ull << 20)
 #define POPF_MEMORY_MAX   (1ull << 40)
 #define POPF_SERIAL_PORTS 2
+#define POPF_CONSOLE_PORT 2  /* the virtio console, where serial ports are numbered */
+#define POPF_OUT_PORTS    3  /* serial ports and the console */
+#define POPF_PORTS_MAX    16 /* named ports beside the console */
+#define POPF_DISKS_MAX    16
+#define POPF_SHARES_MAX   8
+#define POPF_FORWARDS_MAX 64
+#define POPF_ALLOWS_MAX   64
 
 #define POPF_CODE_CACHE_MIN (1ull << 20)
 #define POPF_CODE_CACHE_MAX (1ull << 30)
@@ -54,9 +61,35 @@ const char *popf_version(void);
 
 /* --- making a machine --- */
 
+/* A virtio disk: /dev/vda, /dev/vdb... in order. */
+struct popf_disk {
+    const char *file;
+    const char *format; /* "raw" or "qcow2"; NULL: looked up in the file's first bytes */
+    const char *serial; /* what the guest reads as its serial number; NULL: none */
+    bool overlay;       /* what the guest writes goes to a temporary overlay; file stays as it is */
+    bool read_only;
+    bool no_cache;      /* past the host's page cache (O_DIRECT) */
+    bool stop_on_error; /* a failing host stops the machine instead of failing the request */
+};
+
+/* A folder of the host that the guest can mount: mount -t 9p -o trans=virtio TAG /mnt */
+struct popf_share {
+    const char *host;
+    const char *guest; /* its mount tag; NULL: share0, share1... */
+    bool read_only;
+};
+
+/* A port of the virtio console: /dev/virtio-ports/NAME in the guest, a unix socket here. */
+struct popf_port {
+    const char *name;
+    const char *path; /* listens here; the file is made, and removed at the end */
+};
+
 struct popf_config {
-    const char *kernel;  /* bzImage, vmlinux, ELF with a PVH note, or multiboot 1; required */
-    const char *initrd;  /* NULL: none. For a multiboot kernel: "file args,file2 args" */
+    const char *kernel; /* bzImage, vmlinux, ELF with a PVH note, or multiboot 1; NULL: what the
+                           first disk boots, with `cmdline` behind its own command line */
+    const char
+        *initrd; /* NULL: none (the disk's). For a multiboot kernel: "file args,file2 args" */
     const char *cmdline; /* NULL: empty */
 
     uint64_t memory; /* bytes, POPF_MEMORY_MIN to POPF_MEMORY_MAX, rounded down to 4096 */
@@ -85,10 +118,42 @@ struct popf_config {
     uint64_t max_insns; /* ends the machine when a CPU has executed so many; 0: never. A test's net:
                            exact to a few instructions under interp and bt, ignored under kvm */
 
+    /* --- devices; arrays and their strings are copied --- */
+
+    const struct popf_disk *disks;
+    unsigned ndisks; /* up to POPF_DISKS_MAX */
+    bool snapshot;   /* every disk is an overlay: nothing is written to the files */
+
     /*
-     * What the guest sends out of a serial port (0: COM1, 1: COM2). Called on the machine's output
-     * thread, with nothing locked; while it blocks, the guest waits at its next character. NULL:
-     * output is dropped.
+     * "none", "user", "tap:NAME" or "socket:PATH", then any of ",restrict" (user: no way out but to
+     * `allows`), ",mac=52:54:00:12:34:56", ",mtu=N". NULL: "none".
+     */
+    const char *net;
+    /* With "user": ports of the host that lead into the guest, "[ADDR:]HOST:GUEST[/udp]". */
+    const char *const *forwards;
+    unsigned nforwards;
+    const char *const *allows; /* "HOST:PORT": where a restricted guest may connect to */
+    unsigned nallows;
+    const char *pcap; /* a file that gets every frame, for tcpdump -r; NULL: none */
+
+    const struct popf_share *shares;
+    unsigned nshares;
+
+    const char *vsock;  /* unix socket of the host's end (guest ports at PATH_PORT); NULL: none */
+    uint64_t vsock_cid; /* the guest's; 0: 3 */
+
+    bool no_rng, no_balloon; /* those devices are left out */
+    bool console; /* a virtio console: /dev/hvc0, which is serial port POPF_CONSOLE_PORT here */
+    const struct popf_port *ports;
+    unsigned nports;
+
+    const char *gdb;  /* where a debugger may connect: "ADDR:PORT", "PORT", or "unix:PATH" */
+    const char *name; /* of the machine, for logs and made-up addresses; NULL: none */
+
+    /*
+     * What the guest sends out of a serial port (0: COM1, 1: COM2, POPF_CONSOLE_PORT: hvc0). Called
+     * on the machine's output thread, with nothing locked; while it blocks, the guest waits at its
+     * next character. NULL: output is dropped.
      */
     void (*serial_out)(void *arg, unsigned port, const void *buf, size_t len);
     void *serial_arg;
@@ -127,6 +192,9 @@ const char *popf_cpu_features(void);
 
 /* "exits, interrupts, ..." */
 const char *popf_trace_names(void);
+
+/* Is this file a disk image rather than a kernel? */
+bool popf_is_disk(const char *file);
 
 /*
  * Makes a machine, switched off, with the kernel loaded into its memory. Strings of *cfg are
@@ -210,6 +278,15 @@ void popf_power_button(struct popf *vm);
  * the rest again after some milliseconds.
  */
 size_t popf_serial_input(struct popf *vm, unsigned port, const void *buf, size_t len);
+
+/* The size of the terminal behind the virtio console: the guest is told, and told again. */
+void popf_console_resize(struct popf *vm, unsigned columns, unsigned rows);
+
+/*
+ * Asks the guest to give up all of its memory but `bytes` (the balloon). It does so when it can; -1
+ * if it has no balloon device. popf_stats() shows what came of it.
+ */
+int popf_balloon(struct popf *vm, uint64_t bytes, struct popf_error *err);
 
 /* --- looking into it --- */
 

@@ -1,14 +1,17 @@
 #!/bin/sh
 # tools/deps.sh WHAT... - installs the Debian packages that are missing, and does nothing if none is.
 #   build  what compiling popf needs        check  what ./check needs besides
-#   bench  QEMU, to compare with
+#   run    what `popf image build` needs    bench  QEMU, to compare with
 set -eu
 
 packages() {
     case $1 in
     build) echo gcc libc6-dev binutils meson ninja-build pkg-config zlib1g-dev liblzma-dev \
-                liblz4-dev libzstd-dev ;;
-    check) echo libcmocka-dev libzydis-dev acpica-tools clang-format util-linux bsdutils ;;
+                liblz4-dev libzstd-dev libslirp-dev libjson-c-dev libcrypt-dev libext2fs-dev \
+                comerr-dev ;;
+    check) echo libcmocka-dev libzydis-dev acpica-tools clang-format util-linux bsdutils gdb \
+                qemu-utils mmdebstrap e2fsprogs fakechroot fakeroot ;;
+    run) echo mmdebstrap uidmap e2fsprogs fdisk ;;
     bench) echo qemu-system-x86 ;;
     *) echo "tools/deps.sh: unknown set \"$1\"" >&2; exit 2 ;;
     esac

@@ -8,7 +8,7 @@ dir=$1
 
 found=$(
     cd "$dir"
-    for lib in base x86 mem cpu engine dev boot pv vm cli; do
+    for lib in base x86 mem cpu engine block net share dev boot pv gdb vm cli; do
         find "$lib" -name '*.o' ! -path '*genindex*' 2>/dev/null
     done | while read -r obj; do
         # Symbol type d, D, b, B, C: data, bss, common. Thread-local ones are listed likewise.

@@ -11,16 +11,21 @@ may_include() {
     mem) echo "base mem" ;;
     cpu) echo "base x86 mem cpu" ;;
     engine) echo "base x86 mem cpu engine" ;;
-    dev) echo "base mem dev" ;;
-    boot) echo "base x86 mem boot" ;;
+    block) echo "base block" ;;
+    net) echo "base net" ;;
+    share) echo "base share" ;;
+    gdb) echo "base gdb" ;;
+    dev) echo "base mem block net share dev" ;;
+    boot) echo "base x86 mem block boot" ;;
     pv) echo "base x86 mem cpu dev pv" ;;
-    vm) echo "base x86 mem cpu engine dev boot pv vm popf.h" ;;
-    cli) echo "cli popf.h" ;;
+    vm) echo "base x86 mem cpu engine block net share dev boot pv gdb vm popf.h" ;;
+    guest) echo "guest" ;;
+    cli) echo "cli guest popf.h" ;;
     esac
 }
 
 bad=0
-for folder in base x86 mem cpu engine dev boot pv vm cli; do
+for folder in base x86 mem cpu engine block net share dev boot pv gdb vm guest cli; do
     allowed=" $(may_include $folder) "
     for file in $(find $folder -name '*.[chS]' -o -name '*.def'); do
         for inc in $(sed -n 's/^#include "\([^"]*\)".*/\1/p' "$file"); do

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "vm/vm_virtio.h"
+
 #define THREAD_STACK (1u << 20)
 
 static void give_error(struct popf_error *out, const struct err *e)
@@ -21,31 +23,11 @@ static void give_error(struct popf_error *out, const struct err *e)
 
 /* --- creating --- */
 
-static int copy_string(const char **s, struct err *e)
-{
-    if (!*s)
-        return 0;
-    *s = strdup(*s);
-    return *s ? 0 : err_set(e, "out of memory");
-}
-
-/* From here on vm->cfg's strings are ours to free; those that could not be copied are NULL. */
-static int copy_config(struct popf *vm, const struct popf_config *cfg, struct err *e)
-{
-    vm->cfg = *cfg;
-    const char **str[] = {&vm->cfg.kernel, &vm->cfg.initrd, &vm->cfg.cmdline,   &vm->cfg.engine,
-                          &vm->cfg.cpu,    &vm->cfg.entry,  &vm->cfg.code_cache};
-    int rc = 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(str); i++)
-        rc |= copy_string(str[i], e);
-    return rc;
-}
-
 static int check_config(struct popf *vm, struct err *e)
 {
     struct popf_config *cfg = &vm->cfg;
-    if (!cfg->kernel)
-        return err_set(e, "no kernel was given");
+    if (!cfg->kernel && !cfg->ndisks)
+        return err_set(e, "no kernel was given, and no disk to boot from");
     if (cfg->cpus < 1 || cfg->cpus > POPF_CPUS_MAX)
         return err_set(e, "%u CPUs: the number must be 1 to %d", cfg->cpus, POPF_CPUS_MAX);
     cfg->memory = align_down(cfg->memory, PAGE_SIZE);
@@ -156,13 +138,13 @@ struct popf *popf_create(const struct popf_config *cfg, struct popf_error *err)
         give_error(err, &e);
         return NULL;
     }
-    vm->wake_fd = vm->clk.timerfd = -1;
+    vm->clk.timerfd = -1;
     vm->how =
         (struct popf_outcome){.end = POPF_END_STOPPED, .text = "the machine was never started"};
     init_locks(vm);
-    if (copy_config(vm, cfg, &e) || vm_serial_init(vm, &e) || check_config(vm, &e) ||
+    if (vm_config_copy(vm, cfg, &e) || vm_serial_init(vm, &e) || check_config(vm, &e) ||
         vm_clock_init(vm, &e) || make_memory(vm, &e) || make_engine(vm, &e) || vm_pc_init(vm, &e) ||
-        make_cpus(vm, &e) || power_on(vm, &e)) {
+        vm_virtio_init(vm, &e) || make_cpus(vm, &e) || power_on(vm, &e) || vm_debug_init(vm, &e)) {
         give_error(err, &e);
         popf_destroy(vm);
         return NULL;
@@ -254,7 +236,7 @@ int popf_start(struct popf *vm, struct popf_error *err)
     sigset_t old;
     set_starting(vm, 1);
     block_signals(&old);
-    int rc = spawn_all(vm, &e);
+    int rc = spawn_all(vm, &e) || vm_debug_start(vm, &e) ? -1 : 0;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc) {
         vm_end_text(vm, POPF_END_ERROR, "%s", e.msg);
@@ -277,6 +259,7 @@ static void kick_all(struct popf *vm)
         vm_cpu_event(&vm->vcpu[i], EV_EXIT);
     vm_serial_wake(vm);
     vm_clock_poke(vm);
+    vm_debug_poke(vm);
 }
 
 void vm_end(struct popf *vm, const struct popf_outcome *how)
@@ -325,7 +308,8 @@ static bool is_over(const struct popf *vm)
             return false;
     }
     /* Whoever stopped the machine may be stuck with its output himself. */
-    return !vm->has_out_thread || vm->out_done || vm->how.end == POPF_END_STOPPED;
+    return ((!vm->has_out_thread || vm->out_done) && vm_debug_done(vm)) ||
+           vm->how.end == POPF_END_STOPPED;
 }
 
 static struct timespec deadline_in(unsigned ms)
@@ -373,6 +357,7 @@ void popf_destroy(struct popf *vm)
         if (vm->has_out_thread)
             pthread_join(vm->out_thread, NULL);
     }
+    vm_debug_free(vm);
     for (unsigned i = 0; vm->vcpu && i < vm->cfg.cpus; i++)
         vm_cpu_free(&vm->vcpu[i]);
     free(vm->vcpu);
@@ -380,13 +365,11 @@ void popf_destroy(struct popf *vm)
         vm->ops->destroy(vm->engine);
     if (vm->model)
         cpu_model_free(vm->model);
+    vm_virtio_free(vm);
     mem_free(&vm->mem);
     vm_clock_free(vm);
     vm_serial_free(vm);
-    const char *str[] = {vm->cfg.kernel, vm->cfg.initrd, vm->cfg.cmdline,   vm->cfg.engine,
-                         vm->cfg.cpu,    vm->cfg.entry,  vm->cfg.code_cache};
-    for (unsigned i = 0; i < ARRAY_SIZE(str); i++)
-        free((void *)str[i]);
+    vm_config_free(vm);
     pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
     pthread_mutex_destroy(&vm->dev_lock);
@@ -396,9 +379,8 @@ void popf_destroy(struct popf *vm)
 
 /* --- pausing --- */
 
-void popf_pause(struct popf *vm)
+void vm_hold(struct popf *vm)
 {
-    pthread_mutex_lock(&vm->ctl_lock);
     pthread_mutex_lock(&vm->lock);
     vm->pauses++;
     update_hold(vm);
@@ -406,6 +388,12 @@ void popf_pause(struct popf *vm)
     pthread_mutex_unlock(&vm->lock);
     if (on)
         kick_all(vm);
+}
+
+void popf_pause(struct popf *vm)
+{
+    pthread_mutex_lock(&vm->ctl_lock);
+    vm_hold(vm);
 
     pthread_mutex_lock(&vm->lock);
     while (vm->life == VM_ON && vm->parked < vm->cfg.cpus)
@@ -426,10 +414,34 @@ void popf_resume(struct popf *vm)
         vm->pauses--;
     pthread_mutex_unlock(&vm->lock);
     thaw_if_free(vm); /* time first, then the CPUs */
+    pthread_mutex_lock(&vm->dev_lock);
+    vm_virtio_resumed(vm);
+    pthread_mutex_unlock(&vm->dev_lock);
     pthread_mutex_lock(&vm->lock);
     update_hold(vm);
     pthread_mutex_unlock(&vm->lock);
     pthread_mutex_unlock(&vm->ctl_lock);
+}
+
+void vm_want_pause(struct popf *vm, const char *why)
+{
+    log_emit(&vm->log, "%s: the machine is paused", why);
+    pthread_mutex_lock(&vm->lock);
+    vm->pauses++;
+    update_hold(vm);
+    pthread_mutex_unlock(&vm->lock);
+    kick_all(vm);
+}
+
+void vm_freeze_if_paused(struct popf *vm)
+{
+    pthread_mutex_lock(&vm->dev_lock);
+    pthread_mutex_lock(&vm->lock);
+    bool stands = vm->life == VM_ON && vm->pauses && vm->parked == vm->cfg.cpus;
+    pthread_mutex_unlock(&vm->lock);
+    if (stands)
+        vm_clock_freeze(vm);
+    pthread_mutex_unlock(&vm->dev_lock);
 }
 
 /* --- resetting --- */

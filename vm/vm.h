@@ -1,8 +1,9 @@
 /*
  * vm.h - what the files of vm/ share: a machine, its virtual CPUs, its clock, its serial output.
  *
- * Threads of a machine: one per virtual CPU (vm_cpu.c), one for time and resets (vm_clock.c), one
- * that hands serial output to the caller (vm_serial.c). All others are the caller's.
+ * Threads of a machine: one per virtual CPU (vm_cpu.c), one for time, devices' descriptors and
+ * resets (vm_clock.c), one that hands serial output to the caller (vm_serial.c), and those that
+ * devices start for work that blocks. All others are the caller's.
  *
  * Locks, outermost first; whoever holds one may take only those below it:
  *   ctl_lock   pausing, resuming, resetting and examining exclude one another
@@ -20,6 +21,7 @@
 
 #include "base/base.h"
 #include "base/clock.h"
+#include "base/loop.h"
 #include "boot/boot.h"
 #include "dev/lapic.h"
 #undef MSR_X2APIC_FIRST /* x86.h has the same ones */
@@ -31,6 +33,7 @@
 #include "mem/mem.h"
 #include "popf.h"
 #include "pv/kvmclock.h"
+#include "vm/vm_debug.h"
 #include "vm/vm_pc.h"
 
 struct vcpu {
@@ -41,6 +44,7 @@ struct vcpu {
     pthread_t thread;
     bool has_thread;
     _Atomic bool sipi;    /* a SIPI has come since the last INIT */
+    _Atomic bool held;    /* the debugger lets only others run; written under lock */
     _Atomic u32 sleeping; /* a futex: 1 while its thread sleeps, or is about to */
 
     /* Counters, written by its own thread only. */
@@ -58,6 +62,7 @@ struct vm_clock {
     u64 pair_tsc; /* host TSC */
     u64 pair_ns;
     int timerfd; /* -1: none yet */
+    struct loop_fd timer;
 };
 
 #define VM_OUT_SIZE 65536u /* a power of two; half of it is room for what CPUs send meanwhile */
@@ -67,13 +72,15 @@ struct vm_clock {
 struct vm_out {
     pthread_mutex_t lock;
     pthread_cond_t filled, drained;
-    u8 *ring[POPF_SERIAL_PORTS]; /* NULL: nobody listens */
-    u32 head[POPF_SERIAL_PORTS], tail[POPF_SERIAL_PORTS];
+    u8 *ring[POPF_OUT_PORTS]; /* NULL: nobody listens */
+    u32 head[POPF_OUT_PORTS], tail[POPF_OUT_PORTS];
     _Atomic bool full; /* senders wait */
+    bool console_full; /* the console waits, and is told by console_post */
     bool quit;
+    struct loop_post console_post;
 };
 
-/* Input for a serial port that its UART did not take yet. dev_lock. */
+/* Input for a serial port that its UART, or the console, did not take yet. dev_lock. */
 struct vm_in {
     u8 ring[VM_IN_SIZE];
     u32 head, tail;
@@ -81,9 +88,16 @@ struct vm_in {
 
 enum vm_life { VM_NEW, VM_ON, VM_ENDED };
 
+/* Pieces of memory that are freed together. */
+struct vm_bag {
+    void **piece;
+    unsigned n;
+};
+
 struct popf {
     /* --- set by popf_create() and constant since --- */
-    struct popf_config cfg; /* its strings are our copies */
+    struct popf_config cfg; /* its arrays and strings are in cfg_bag */
+    struct vm_bag cfg_bag;
     enum boot_entry entry;
     struct log log;
     u64 tsc_hz;
@@ -93,6 +107,8 @@ struct popf {
     struct vcpu *vcpu; /* [cfg.cpus] */
     u64 ram_low, ram_high;
 
+    struct vm_debug *debug; /* the debugger's port; NULL: none */
+
     struct mem mem;
     pthread_mutex_t ctl_lock;
 
@@ -100,7 +116,8 @@ struct popf {
     pthread_mutex_t dev_lock;
     struct vm_clock clk;
     struct vm_pc pc;
-    struct vm_in in[POPF_SERIAL_PORTS];
+    struct vm_virtio *virtio; /* vm_virtio.h */
+    struct vm_in in[POPF_OUT_PORTS];
     bool used; /* a guest has run: memory is not zero */
 
     /* --- lock --- */
@@ -118,7 +135,7 @@ struct popf {
     struct vm_out out;
     pthread_t io_thread, out_thread;
     bool has_io_thread, has_out_thread;
-    int wake_fd; /* eventfd of the I/O thread */
+    struct loop loop; /* of the I/O thread */
 };
 
 /* --- vm.c --- */
@@ -127,11 +144,27 @@ struct popf {
 void vm_end(struct popf *vm, const struct popf_outcome *how);
 void vm_end_text(struct popf *vm, enum popf_end end, const char *fmt, ...) PRINTF(3, 4);
 
+/* One more pause, as popf_pause(), but without waiting until the CPUs stand. Any thread. */
+void vm_hold(struct popf *vm);
+
 /* The guest asked for a reset: it happens soon, on the I/O thread. dev_lock may be held. */
 void vm_want_reset(struct popf *vm);
 
+/* A device cannot go on without a person: the machine is paused soon, as by popf_pause(), until
+ * popf_resume(). The log says why. dev_lock may be held. */
+void vm_want_pause(struct popf *vm, const char *why);
+
+/* On the I/O thread: stops the clock of a machine that vm_want_pause() has brought to stand. */
+void vm_freeze_if_paused(struct popf *vm);
+
 /* On the I/O thread: resets the machine once all CPUs are parked. */
 void vm_reset_if_wanted(struct popf *vm);
+
+/* --- vm_config.c --- */
+
+/* Copies *from to vm->cfg, its arrays and strings included, and frees them. */
+int vm_config_copy(struct popf *vm, const struct popf_config *from, struct err *e);
+void vm_config_free(struct popf *vm);
 
 /* --- vm_boot.c --- */
 
@@ -160,7 +193,7 @@ u64 vm_clock_tsc_to_ns(struct vcpu *v, u64 tsc);
 /* Seconds since 1970. */
 u64 vm_clock_wall(void *arg);
 
-/* The I/O thread: fires timers, performs resets. */
+/* The I/O thread: fires timers, serves descriptors and posts, performs resets. */
 void *vm_clock_thread(void *vm);
 void vm_clock_poke(struct popf *vm);
 
@@ -193,10 +226,14 @@ void vm_serial_free(struct popf *vm);
 void vm_serial_tx(void *arg, const u8 *buf, size_t n);
 void vm_serial_room(void *arg);
 
+/* The console sends: returns how many bytes were taken; virtio_console_room() follows if not all.
+ * dev_lock held. */
+size_t vm_serial_send(struct popf *vm, unsigned port, const u8 *buf, size_t n);
+
 /* A sender waits here, with nothing locked, while the caller is slow to take output. */
 void vm_serial_wait_room(struct popf *vm);
 
-/* Gives a UART what it has room for. dev_lock held. */
+/* Gives a UART or the console what it has room for. dev_lock held. */
 void vm_serial_feed(struct popf *vm, unsigned port);
 
 void *vm_serial_thread(void *vm);

@@ -3,12 +3,16 @@
  */
 #include "vm/vm.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include "boot/disk.h"
 #include "cpu/cpu_mem.h"
+#include "vm/vm_virtio.h"
 
 static int fail(struct popf_error *err, const char *fmt, ...) PRINTF(2, 3);
 
@@ -26,6 +30,17 @@ static int fail(struct popf_error *err, const char *fmt, ...)
 const char *popf_version(void)
 {
     return POPF_VERSION;
+}
+
+bool popf_is_disk(const char *file)
+{
+    enum { HEAD = 4096 };
+    u8 head[HEAD];
+    int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    ssize_t n = fd >= 0 ? read(fd, head, sizeof(head)) : -1;
+    if (fd >= 0)
+        close(fd);
+    return n > 0 && disk_looks_like(head, (u64)n);
 }
 
 const char *popf_cpu_features(void)
@@ -146,6 +161,15 @@ int popf_read_linear(struct popf *vm, unsigned cpu, uint64_t la, void *buf, size
     return ok ? 0
               : fail(err, "linear memory at %#llx, %zu bytes, is not all mapped to RAM",
                      (unsigned long long)la, len);
+}
+
+int popf_balloon(struct popf *vm, uint64_t bytes, struct popf_error *err)
+{
+    struct err e;
+    pthread_mutex_lock(&vm->dev_lock);
+    int rc = vm_virtio_balloon(vm, bytes, &e);
+    pthread_mutex_unlock(&vm->dev_lock);
+    return rc ? fail(err, "%s", e.msg) : 0;
 }
 
 /* Bytes of guest RAM that the host holds. */

@@ -4,11 +4,15 @@
  */
 #include "vm/vm.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "block/block.h"
+#include "boot/disk.h"
 #include "cpu/cpu_mem.h"
 #include "vm/acpi.h"
+#include "vm/vm_virtio.h"
 
 #define MTRR_ENABLED   BIT(11)
 #define MTRR_WRITEBACK 6
@@ -78,8 +82,39 @@ static void enter_kernel(struct cpu *c, const struct boot_state *st)
     cpu_update_mode(c);
 }
 
+static int read_disk(void *arg, u64 off, void *buf, u64 len)
+{
+    return block_read(arg, off, buf, len);
+}
+
+/* Without a kernel of the user's: what the first disk would boot. */
+static int look_at_disk(struct popf *vm, struct boot_config *cfg, struct disk_boot *b, char **line,
+                        struct err *e)
+{
+    struct block *block = vm_virtio_boot_disk(vm);
+    struct block_info info;
+    if (!block)
+        return err_set(e, "no kernel was given, and no disk to boot from");
+    block_info(block, &info);
+    const char *name = vm->cfg.disks[0].file;
+    struct disk d = {.size = info.size, .read = read_disk, .arg = block, .name = name};
+    if (disk_boot_find(&d, min_u64(vm->ram_low, 1 * GiB), b, e))
+        return -1;
+    *line = disk_boot_cmdline(b, vm->cfg.cmdline);
+    if (!*line)
+        return err_set(e, "out of memory");
+    log_info(&vm->log, "booting from disk '%s': %s; %s", name, b->from, *line);
+    cfg->kernel = (struct boot_src){.path = name, .data = b->kernel, .size = b->kernel_size};
+    if (!vm->cfg.initrd && b->initrd_size)
+        cfg->initrd = (struct boot_src){.path = name, .data = b->initrd, .size = b->initrd_size};
+    cfg->cmdline = *line;
+    return 0;
+}
+
 static int load_kernel(struct popf *vm, gpa_t rsdp, struct boot_state *st, struct err *e)
 {
+    struct disk_boot disk = {0};
+    char *line = NULL;
     struct boot_config cfg = {
         .kernel = {.path = vm->cfg.kernel},
         .initrd = {.path = vm->cfg.initrd},
@@ -93,11 +128,17 @@ static int load_kernel(struct popf *vm, gpa_t rsdp, struct boot_state *st, struc
         .progress = vm->cfg.progress,
         .progress_arg = vm->cfg.progress_arg,
     };
-    return boot_load(&cfg, st, e);
+    int rc = vm->cfg.kernel ? 0 : look_at_disk(vm, &cfg, &disk, &line, e);
+    if (!rc)
+        rc = boot_load(&cfg, st, e);
+    disk_boot_free(&disk);
+    free(line);
+    return rc;
 }
 
 int vm_power_on(struct popf *vm, struct err *e)
 {
+    vm_virtio_reset(vm); /* first: devices write to memory */
     if (vm->used)
         drop_memory(&vm->mem);
     vm->used = true;

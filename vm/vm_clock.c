@@ -1,13 +1,12 @@
 /*
- * Guest time and the thread that acts on it. The clock is CLOCK_MONOTONIC less the time it was
- * frozen; a timerfd is armed with the earliest deadline of the machine's timers.
+ * Guest time and the thread that acts on it, and on devices' descriptors. The clock is
+ * CLOCK_MONOTONIC less the time it was frozen; a timerfd is armed with the earliest deadline of the
+ * machine's timers.
  */
 #include "vm/vm.h"
 
 #include <errno.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,23 +35,38 @@ static void rearm(struct clock *c)
     timerfd_settime(k->timerfd, TFD_TIMER_ABSTIME, &its, NULL);
 }
 
+static void run_timers(void *arg, u32 events)
+{
+    struct popf *vm = arg;
+    u64 n;
+    ssize_t r = read(vm->clk.timerfd, &n, sizeof(n));
+    (void)r;
+    if (vm->clk.frozen)
+        return;
+    clock_run(&vm->clk.clock);
+    rearm(&vm->clk.clock);
+}
+
 int vm_clock_init(struct popf *vm, struct err *e)
 {
-    vm->clk = (struct vm_clock){
+    struct vm_clock *k = &vm->clk;
+    *k = (struct vm_clock){
         .clock = {.now = guest_now, .rearm = rearm}, .frozen = true, .frozen_tsc = vm_host_tsc()};
-    vm->clk.timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (vm->clk.timerfd < 0 || vm->wake_fd < 0)
+    k->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (k->timerfd < 0)
         return err_errno(e, "cannot make a timer (see ulimit -n)");
+    if (loop_init(&vm->loop, &vm->dev_lock, e))
+        return -1;
+    if (loop_add(&vm->loop, &k->timer, k->timerfd, EPOLLIN, run_timers, vm))
+        return err_errno(e, "cannot wait for timers");
     return 0;
 }
 
 void vm_clock_free(struct popf *vm)
 {
+    loop_free(&vm->loop);
     if (vm->clk.timerfd >= 0)
         close(vm->clk.timerfd);
-    if (vm->wake_fd >= 0)
-        close(vm->wake_fd);
 }
 
 void vm_clock_freeze(struct popf *vm)
@@ -124,58 +138,27 @@ u64 vm_clock_wall(void *arg)
 
 void vm_clock_poke(struct popf *vm)
 {
-    u64 one = 1;
-    ssize_t n = write(vm->wake_fd, &one, sizeof(one));
-    (void)n; /* a full counter wakes as well */
+    loop_wake(&vm->loop);
 }
 
-static void run_timers(struct popf *vm)
+static bool has_ended(struct popf *vm)
 {
-    pthread_mutex_lock(&vm->dev_lock);
-    if (!vm->clk.frozen) {
-        clock_run(&vm->clk.clock);
-        rearm(&vm->clk.clock);
-    }
-    pthread_mutex_unlock(&vm->dev_lock);
-}
-
-static void drain(int fd)
-{
-    u64 n;
-    ssize_t r = read(fd, &n, sizeof(n));
-    (void)r;
+    pthread_mutex_lock(&vm->lock);
+    bool ended = vm->life == VM_ENDED;
+    pthread_mutex_unlock(&vm->lock);
+    return ended;
 }
 
 void *vm_clock_thread(void *arg)
 {
     struct popf *vm = arg;
-    int ep = epoll_create1(EPOLL_CLOEXEC);
-    struct epoll_event ev = {.events = EPOLLIN, .data.fd = vm->clk.timerfd};
-    struct epoll_event wake = {.events = EPOLLIN, .data.fd = vm->wake_fd};
-    if (ep < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, vm->clk.timerfd, &ev) ||
-        epoll_ctl(ep, EPOLL_CTL_ADD, vm->wake_fd, &wake)) {
-        vm_end_text(vm, POPF_END_ERROR, "cannot wait for timers: %s", strerror(errno));
-        goto out;
-    }
-    for (;;) {
-        struct epoll_event got;
-        int n = epoll_wait(ep, &got, 1, -1);
-        if (n < 0 && errno != EINTR)
+    while (!has_ended(vm)) {
+        if (loop_wait(&vm->loop, -1)) {
+            vm_end_text(vm, POPF_END_ERROR, "cannot wait for events: %s", strerror(errno));
             break;
-        if (n <= 0)
-            continue;
-        drain(got.data.fd);
-        pthread_mutex_lock(&vm->lock);
-        bool ended = vm->life == VM_ENDED;
-        pthread_mutex_unlock(&vm->lock);
-        if (ended)
-            break;
-        if (got.data.fd == vm->clk.timerfd)
-            run_timers(vm);
+        }
+        vm_freeze_if_paused(vm);
         vm_reset_if_wanted(vm);
     }
-out:
-    if (ep >= 0)
-        close(ep);
     return NULL;
 }

@@ -54,13 +54,13 @@ static void sleep_halted(struct vcpu *v)
 static bool park(struct vcpu *v)
 {
     struct popf *vm = v->vm;
-    if (likely(!atomic_load(&vm->hold)))
+    if (likely(!atomic_load(&vm->hold) && !atomic_load(&v->held)))
         return true;
     pthread_mutex_lock(&vm->lock);
     if (++vm->parked == vm->cfg.cpus)
         vm_clock_poke(vm); /* a reset waits for this */
     pthread_cond_broadcast(&vm->changed);
-    while (atomic_load(&vm->hold) && vm->life == VM_ON)
+    while ((atomic_load(&vm->hold) || atomic_load(&v->held)) && vm->life == VM_ON)
         pthread_cond_wait(&vm->changed, &vm->lock);
     bool on = vm->life == VM_ON;
     if (on)
@@ -91,11 +91,11 @@ static void handle(struct vcpu *v, const struct engine_result *res)
         sleep_halted(v);
         break;
     case EXIT_SHUTDOWN:
-        triple_fault(v, res->at.rip);
+        if (!vm_debug_triple_fault(v))
+            triple_fault(v, res->at.rip);
         break;
     case EXIT_DEBUG:
-        vm_end_text(vm, POPF_END_ERROR, "CPU %u stopped at a breakpoint at %#llx", v->cpu->id,
-                    (unsigned long long)res->at.rip);
+        vm_debug_hit(v);
         break;
     case EXIT_BUDGET:
         vm_end_text(vm, POPF_END_BUDGET, "CPU %u has executed %llu instructions", v->cpu->id,

@@ -13,7 +13,8 @@
  *  ACPI GPE0       60c-60f                SCI
  *  port 92, cf9    92 cf9                             reset
  *  fw_cfg          510 511
- *  PCI             cf8-cff                PIRQ A-D    I/O APIC 16-19 and 20-23
+ *  PCI             cf8-cff                PIRQ A-H    I/O APIC 16-23; PIC 10 and 11
+ *  virtio devices  PCI slots 1-29         INTA, MSI-X vm_virtio.h
  *  I/O APIC        fec00000
  *  HPET            fed00000               IRQ 0, 8    (in legacy mode), I/O APIC 2
  *  LAPIC           fee00000, per CPU                  answered in vm_world.c
@@ -45,7 +46,15 @@
 #define MMIO32     BOOT_HOLE_START
 #define MMIO32_END IOAPIC_DEFAULT_BASE
 
-enum { IRQ_PIT = 0, IRQ_KBD = 1, IRQ_COM2 = 3, IRQ_COM1 = 4, IRQ_RTC = 8, IRQ_SCI = 9 };
+enum {
+    IRQ_PIT = 0,
+    IRQ_KBD = 1,
+    IRQ_COM2 = 3,
+    IRQ_COM1 = 4,
+    IRQ_RTC = 8,
+    IRQ_SCI = 9,
+    IRQ_PIRQ = 10
+};
 
 /* Bits of vm_pc.gsi[]: the sources that may share an input. */
 enum { GSI_ISA = 1, GSI_HPET = 2, GSI_PCI = 4, GSI_TEST = 8 };
@@ -83,12 +92,14 @@ static void hpet_set(void *to, unsigned gsi, int level)
     pull_gsi(to, gsi, GSI_HPET, level);
 }
 
-/* The _PRT names input 16 + (slot + pin) % 8, and link n is (slot + pin) % 4: both inputs are its.
- */
+/* PIRQ n is the I/O APIC's input 16 + n, as the _PRT says, and the PIC's 10 or 11. */
 static void pirq_set(void *to, unsigned link, int level)
 {
-    pull_gsi(to, 16 + link, GSI_PCI, level);
-    pull_gsi(to, 20 + link, GSI_PCI, level);
+    struct vm_pc *pc = to;
+    u8 *pulled = &pc->pirq[link & 1];
+    *pulled = level ? *pulled | (u8)BIT(link) : *pulled & (u8)~BIT(link);
+    pull_gsi(pc, 16 + link, GSI_PCI, level);
+    pic_set(&pc->pic, IRQ_PIRQ + (link & 1), *pulled != 0);
 }
 
 static struct irq isa_irq(struct vm_pc *pc, unsigned irq)
@@ -121,6 +132,13 @@ static void on_legacy_route(void *arg, bool on)
     struct vm_pc *pc = arg;
     pit_mute(&pc->pit, on);
     rtc_mute(&pc->rtc, on);
+}
+
+/* A PCI function's message: a write to where the LAPICs listen. */
+static void on_msi(void *to, u64 addr, u32 data)
+{
+    struct vm_pc *pc = to;
+    lapic_bus_msi(&pc->lapics, addr, data);
 }
 
 /* --- chips --- */
@@ -182,6 +200,8 @@ static void init_chips(struct popf *vm)
     for (unsigned i = 0; i < PCI_LINKS; i++)
         link[i] = (struct irq){.set = pirq_set, .to = pc, .pin = i};
     pci_init(&pc->pci, &pc->port, &pc->mmio, link);
+    pc->pci.msi = on_msi;
+    pc->pci.msi_arg = pc;
 
     for (unsigned i = 0; i < POPF_SERIAL_PORTS; i++) {
         pc->com_end[i] = (struct vm_serial_end){.vm = vm, .port = i};
@@ -229,14 +249,15 @@ static void leave_as_firmware(struct vm_pc *pc)
         u16 port;
         u8 val;
     } out[] = {
-        {0x20, 0x11}, {0x21, 0x08}, {0x21, 0x04}, {0x21, 0x01}, /* ICW1..4, master */
-        {0xa0, 0x11}, {0xa1, 0x70}, {0xa1, 0x02}, {0xa1, 0x01}, /* ICW1..4, slave */
-        {0x21, 0xfa}, {0xa1, 0xff},                             /* masks */
-        {0x43, 0x34}, {0x40, 0x00}, {0x40, 0x00},               /* channel 0, mode 2, 65536 */
+        {0x20, 0x11},  {0x21, 0x08}, {0x21, 0x04}, {0x21, 0x01}, /* ICW1..4, master */
+        {0xa0, 0x11},  {0xa1, 0x70}, {0xa1, 0x02}, {0xa1, 0x01}, /* ICW1..4, slave */
+        {0x21, 0xfa},  {0xa1, 0xff},                             /* masks */
+        {0x4d1, 0x0c},                                           /* ELCR: IRQs 10, 11 are PCI's */
+        {0x43, 0x34},  {0x40, 0x00}, {0x40, 0x00},               /* channel 0, mode 2, 65536 */
     };
     for (unsigned i = 0; i < ARRAY_SIZE(out); i++)
         bus_write(&pc->port, out[i].port, 1, out[i].val);
-    static const u8 pirq_irq[PCI_LINKS] = {10, 11, 10, 11};
+    static const u8 pirq_irq[PCI_LINKS] = {10, 11, 10, 11, 10, 11, 10, 11};
     pci_assign(&pc->pci, PCI_IO, PCI_IO_END, MMIO32, MMIO32_END, pirq_irq);
 }
 

@@ -48,6 +48,7 @@ struct vm_pc {
     struct uart com[POPF_SERIAL_PORTS];
     struct vm_serial_end com_end[POPF_SERIAL_PORTS];
 
+    u8 pirq[2];          /* links that pull IRQ 10, 11 */
     u8 gsi[IOAPIC_PINS]; /* who pulls the I/O APIC's input: a bit per source, GSI_x */
     bool boots_linux;
 };

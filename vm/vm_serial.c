@@ -1,12 +1,14 @@
 /*
- * Serial ports between a UART and the caller. Output goes through a ring to a thread that calls
- * serial_out, so that a slow reader holds up only the CPU that sends, and that one with nothing
- * locked. Input waits in a small ring until the UART has room.
+ * Serial ports (and the virtio console) between a UART and the caller. Output goes through a ring
+ * to a thread that calls serial_out, so that a slow reader holds up only the CPU that sends, and
+ * that one with nothing locked. Input waits in a small ring until the UART has room.
  */
 #include "vm/vm.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#include "vm/vm_virtio.h"
 
 #define IER_RDI    1
 #define FCR_ENABLE 1
@@ -18,7 +20,7 @@ int vm_serial_init(struct popf *vm, struct err *e)
     pthread_cond_init(&vm->out.drained, NULL);
     if (!vm->cfg.serial_out)
         return 0;
-    for (unsigned i = 0; i < POPF_SERIAL_PORTS; i++) {
+    for (unsigned i = 0; i < POPF_OUT_PORTS; i++) {
         vm->out.ring[i] = malloc(VM_OUT_SIZE);
         if (!vm->out.ring[i])
             return err_set(e, "out of memory for the serial ports");
@@ -28,11 +30,23 @@ int vm_serial_init(struct popf *vm, struct err *e)
 
 void vm_serial_free(struct popf *vm)
 {
-    for (unsigned i = 0; i < POPF_SERIAL_PORTS; i++)
+    for (unsigned i = 0; i < POPF_OUT_PORTS; i++)
         free(vm->out.ring[i]);
     pthread_mutex_destroy(&vm->out.lock);
     pthread_cond_destroy(&vm->out.filled);
     pthread_cond_destroy(&vm->out.drained);
+}
+
+/* out.lock held. Returns how many bytes fitted. */
+static size_t fill(struct vm_out *o, unsigned p, const u8 *buf, size_t n, u32 limit)
+{
+    bool was_empty = o->head[p] == o->tail[p];
+    size_t i = 0;
+    while (i < n && o->head[p] - o->tail[p] < limit)
+        o->ring[p][o->head[p]++ % VM_OUT_SIZE] = buf[i++];
+    if (was_empty)
+        pthread_cond_signal(&o->filled);
+    return i;
 }
 
 void vm_serial_tx(void *arg, const u8 *buf, size_t n)
@@ -43,14 +57,22 @@ void vm_serial_tx(void *arg, const u8 *buf, size_t n)
     if (!o->ring[p])
         return;
     pthread_mutex_lock(&o->lock);
-    bool was_empty = o->head[p] == o->tail[p];
-    for (size_t i = 0; i < n && o->head[p] - o->tail[p] < VM_OUT_SIZE; i++)
-        o->ring[p][o->head[p]++ % VM_OUT_SIZE] = buf[i];
+    fill(o, p, buf, n, VM_OUT_SIZE);
     if (o->head[p] - o->tail[p] >= VM_OUT_SIZE / 2)
         atomic_store(&o->full, true);
-    if (was_empty)
-        pthread_cond_signal(&o->filled);
     pthread_mutex_unlock(&o->lock);
+}
+
+size_t vm_serial_send(struct popf *vm, unsigned port, const u8 *buf, size_t n)
+{
+    struct vm_out *o = &vm->out;
+    if (!o->ring[port])
+        return n;
+    pthread_mutex_lock(&o->lock);
+    size_t took = fill(o, port, buf, n, VM_OUT_SIZE);
+    o->console_full |= took < n;
+    pthread_mutex_unlock(&o->lock);
+    return took;
 }
 
 void vm_serial_wait_room(struct popf *vm)
@@ -74,9 +96,10 @@ void vm_serial_wake(struct popf *vm)
 }
 
 /* Takes out what can be had in one piece: the port, or -1 if there is nothing. out.lock held. */
-static int take(struct vm_out *o, u8 *buf, size_t size, size_t *len)
+static int take(struct popf *vm, u8 *buf, size_t size, size_t *len)
 {
-    for (int p = 0; p < POPF_SERIAL_PORTS; p++) {
+    struct vm_out *o = &vm->out;
+    for (int p = 0; p < POPF_OUT_PORTS; p++) {
         size_t n = min_u64(o->head[p] - o->tail[p], size);
         if (!n)
             continue;
@@ -84,6 +107,10 @@ static int take(struct vm_out *o, u8 *buf, size_t size, size_t *len)
             buf[i] = o->ring[p][o->tail[p]++ % VM_OUT_SIZE];
         if (o->head[p] - o->tail[p] < VM_OUT_SIZE / 2 && atomic_exchange(&o->full, false))
             pthread_cond_broadcast(&o->drained);
+        if (p == POPF_CONSOLE_PORT && o->console_full) {
+            o->console_full = false;
+            loop_post(&vm->loop, &o->console_post, vm_virtio_console_room, vm);
+        }
         *len = n;
         return p;
     }
@@ -98,7 +125,7 @@ void *vm_serial_thread(void *arg)
     pthread_mutex_lock(&o->lock);
     for (;;) {
         size_t len;
-        int port = take(o, buf, sizeof(buf), &len);
+        int port = take(vm, buf, sizeof(buf), &len);
         if (port >= 0) {
             pthread_mutex_unlock(&o->lock);
             vm->cfg.serial_out(vm->cfg.serial_arg, (unsigned)port, buf, len);
@@ -123,23 +150,26 @@ void *vm_serial_thread(void *arg)
  * is held back until it has switched the FIFO and receive interrupts on. Other guests may poll, and
  * get it at once.
  */
-static bool reader_ready(const struct popf *vm, const struct uart *u)
+static bool reader_ready(const struct popf *vm, unsigned port)
 {
+    const struct uart *u = &vm->pc.com[port];
     return !vm->pc.boots_linux || ((u->ier & IER_RDI) && (u->fcr & FCR_ENABLE));
 }
 
 void vm_serial_feed(struct popf *vm, unsigned port)
 {
     struct vm_in *in = &vm->in[port];
-    if (in->head == in->tail || !reader_ready(vm, &vm->pc.com[port]))
+    bool console = port == POPF_CONSOLE_PORT;
+    if (in->head == in->tail || (!console && !reader_ready(vm, port)))
         return;
     while (in->head != in->tail) {
         u32 at = in->tail % VM_IN_SIZE;
         size_t n = min_u64(in->head - in->tail, VM_IN_SIZE - at);
-        size_t took = uart_rx(&vm->pc.com[port], in->ring + at, n);
+        size_t took = console ? vm_virtio_console_in(vm, in->ring + at, n)
+                              : uart_rx(&vm->pc.com[port], in->ring + at, n);
         in->tail += took;
         if (took < n)
-            break; /* vm_serial_room() goes on */
+            break; /* vm_serial_room() goes on, or the console's want() */
     }
 }
 
@@ -151,7 +181,7 @@ void vm_serial_room(void *arg)
 
 size_t popf_serial_input(struct popf *vm, unsigned port, const void *buf, size_t len)
 {
-    if (port >= POPF_SERIAL_PORTS)
+    if (port >= POPF_OUT_PORTS)
         return 0;
     const u8 *b = buf;
     struct vm_in *in = &vm->in[port];

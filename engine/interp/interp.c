@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "cpu/cpu_debug.h"
 #include "cpu/cpu_event.h"
 #include "cpu/cpu_fpu.h"
 #include "cpu/cpu_mem.h"
@@ -51,6 +52,8 @@ static void trace_insn(struct cpu *c, struct interp_cpu *ic)
 /* With all that hangs on single instructions (SDM vol. 3B, 17.3 and vol. 3A, 6.8.3). */
 static void step(struct cpu *c, struct interp_cpu *ic)
 {
+    if (unlikely(c->debug))
+        cpu_debug_step(c);
     if (unlikely(log_wants(c->log, TRACE_INSN)))
         trace_insn(c, ic);
     bool trap = c->eflags & FLAG_TF, resume = c->eflags & FLAG_RF;
@@ -122,6 +125,11 @@ bool interp_leave(struct cpu *c, struct engine_result *res)
         res->at.rip = c->reg[X86_SLOT_RIP];
         return true;
     }
+    if (unlikely(c->debug) && cpu_debug_leave(c)) {
+        res->exit = EXIT_DEBUG;
+        res->at.rip = c->reg[X86_SLOT_RIP];
+        return true;
+    }
     if (ev & EV_EXIT) {
         cpu_event_clear(c, EV_EXIT);
         res->exit = EXIT_INTERRUPTED;
@@ -136,6 +144,8 @@ bool interp_leave(struct cpu *c, struct engine_result *res)
 
 bool interp_prepare(struct cpu *c, struct interp_cpu *ic)
 {
+    if (unlikely(c->debug))
+        cpu_debug_prepare(c);
     if (c->exc.pending) {
         cpu_exc_merge(c);
         if (c->exc.pending)

@@ -33,6 +33,7 @@ struct block {
     u8 mode;      /* enum x86_mode */
     bool ends;    /* the last instruction may change where or how execution goes on */
     u8 heat;      /* times run, for engines that translate what comes back */
+    bool marked;  /* a debugger's breakpoint may be here (cpu_debug.h) */
     bool crosses; /* one instruction that goes on in another page: */
     u32 gen2;
     u64 page2;
@@ -63,6 +64,7 @@ struct interp_cpu {
     u8 *arena;
     size_t arena_size, arena_used;
     u32 fpu_gen; /* generation of FP stubs that the ops refer to */
+    u32 marks;   /* cpu_debug_marks() when the blocks were decoded */
 
     /* Asked before a block is decoded, with where it begins: a block made otherwise, or NULL. */
     struct block *(*other)(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, u64 page,

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "cpu/cpu_debug.h"
 #include "cpu/cpu_fpu.h"
 #include "cpu/cpu_mem.h"
 #include "cpu/insn_int.h"
@@ -185,9 +186,12 @@ static struct block *decode(struct cpu *c, struct interp_cpu *ic, gva_t la,
     unsigned most = min_u64(PAGE_SIZE - off, BLOCK_OPS_MAX * X86_INSN_MAX);
     mem_code_mark(c->mem, page->page, mem_chunks(off, most));
     const u8 *code = page->host + off;
+    b->marked = c->debug && cpu_debug_marked(c, off);
     for (bool end = false; !end && b->nops < BLOCK_OPS_MAX;) {
         struct x86_decoded d;
         unsigned avail = PAGE_SIZE - off - b->bytes;
+        if (unlikely(c->debug) && b->nops && avail && cpu_debug_marked(c, off + b->bytes))
+            break;
         switch (avail ? x86_decode(code + b->bytes, avail, c->mode, &d) : X86_MORE) {
         case X86_OK:
             end = b->ends = append(c, b, &d);
@@ -319,7 +323,7 @@ struct block *interp_peek(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, enum 
     for (unsigned n = hash_slot(gpa); ic->hash[n]; n = (n + 1) & HASH_MASK) {
         struct block *b = hash_block(ic->hash[n]);
         if ((ic->hash[n] ^ want) >> 48 == 0 && b->gpa == gpa && b->mode == mode && !b->crosses &&
-            mem_code_gen(c->mem, b->page) == b->gen)
+            !b->marked && mem_code_gen(c->mem, b->page) == b->gen)
             return b;
     }
     return NULL;
@@ -328,6 +332,10 @@ struct block *interp_peek(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, enum 
 static struct block *find_physical(struct cpu *c, struct interp_cpu *ic, gva_t la)
 {
     const struct itlb_entry *page = cpu_code_page(c, la);
+    if (unlikely(ic->marks != cpu_debug_marks(c))) {
+        ic->marks = cpu_debug_marks(c);
+        interp_cache_flush(ic);
+    }
     ic->lookups++;
     if (!page)
         return NULL;
@@ -347,7 +355,9 @@ struct block *interp_find(struct cpu *c, struct interp_cpu *ic)
                j->user_epoch == user_epoch && good(c, j->block, la)))
         return j->block;
     struct block *b = find_physical(c, ic, la);
-    if (b)
+    if (b && unlikely(b->marked))
+        cpu_debug_reach(c);
+    else if (b)
         *j = (struct jump_entry){
             .la = la, .epoch = c->map_epoch, .user_epoch = user_epoch, .mode = c->mode, .block = b};
     return b;

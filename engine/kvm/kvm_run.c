@@ -168,14 +168,14 @@ static bool do_wrmsr(struct kvm_vcpu *v, struct engine_result *res)
 /* --- what KVM's emulator cannot do --- */
 
 /*
- * One instruction by the interpreter. Its cached code is dropped first: guest code that runs under
- * KVM changes memory without telling.
+ * One instruction by the interpreter, or all of them (0). Its cached code is dropped first: guest
+ * code that runs under KVM changes memory without telling.
  */
-static void interpret_one(struct kvm_vcpu *v, struct engine_result *res)
+static void interpret(struct kvm_vcpu *v, u64 max_insns, struct engine_result *res)
 {
     interp_cache_flush(v->c->engine);
     v->stats.emulated++;
-    engine_interp.run(v->en->interp, v->c, 1, res);
+    engine_interp.run(v->en->interp, v->c, max_insns, res);
     v->owner = OWNER_CPU;
 }
 
@@ -191,7 +191,7 @@ static bool emulation_failed(struct kvm_vcpu *v, struct engine_result *res)
     /* Without KVM_CAP_EXIT_ON_EMULATION_FAILURE it has raised #UD as well. */
     if (suberror == KVM_INTERNAL_ERROR_EMULATION && !v->en->exit_on_emulation)
         c->exc.pending = false;
-    interpret_one(v, res);
+    interpret(v, 1, res);
     if (res->exit != EXIT_BUDGET && res->exit != EXIT_HALT) /* a halt is seen by the loop */
         return false;
     if (c->insns != insns || c->reg[X86_SLOT_RIP] != rip || c->activity != CPU_RUNNING)
@@ -466,9 +466,11 @@ void kvm_run_loop(struct kvm_vcpu *v, u64 max_insns, struct engine_result *res)
 {
     pid_t tid = gettid();
     *res = (struct engine_result){.exit = EXIT_BUDGET};
-    if (max_insns == 1) { /* KVM cannot count; the interpreter can */
+    /* KVM cannot count; the interpreter can. It also has the debugger's breakpoints (all CPUs have
+     * a debugger, or none). */
+    if (max_insns == 1 || v->c->debug) {
         if (make_current(v, res))
-            interpret_one(v, res);
+            interpret(v, max_insns, res);
         return;
     }
     unblock_signal();

@@ -186,20 +186,20 @@ static void test_intx(void **state)
     pci_dev_init(&b.second, "second", 0x1af4, 0x1042, 0x010000, 1, 1);
     assert_int_equal(pci_add(&b.pci, &b.second, 3, 0), -1);
     assert_int_equal(pci_add(&b.pci, &b.second, 32, 0), -1);
-    assert_int_equal(pci_add(&b.pci, &b.second, 7, 0), 0);
+    assert_int_equal(pci_add(&b.pci, &b.second, 11, 0), 0);
     struct irq one = pci_intx(&b.card), two = pci_intx(&b.second);
     irq_set(&one, 1);
     irq_set(&one, 1);
     assert_int_equal(b.link[3].level, 1);
     assert_int_equal(get(&b, 3, 4) >> 16 & 8, 8);
-    assert_int_equal(get(&b, 7, 4) >> 16 & 8, 0);
+    assert_int_equal(get(&b, 11, 4) >> 16 & 8, 0);
     irq_set(&two, 1);
     irq_set(&one, 0);
     assert_int_equal(b.link[3].level, 1);
-    put(&b, 7, 4, 0x0400); /* INTx disabled: the status bit stays */
+    put(&b, 11, 4, 0x0400); /* INTx disabled: the status bit stays */
     assert_int_equal(b.link[3].level, 0);
-    assert_int_equal(get(&b, 7, 4) >> 16 & 8, 8);
-    put(&b, 7, 4, 0x0000);
+    assert_int_equal(get(&b, 11, 4) >> 16 & 8, 8);
+    put(&b, 11, 4, 0x0000);
     assert_int_equal(b.link[3].level, 1);
     pci_reset(&b.pci);
     assert_int_equal(b.link[3].level, 0);
@@ -237,13 +237,13 @@ static void test_multifunction(void **state)
     assert_int_equal(get(&b, 3, 0x0c), 0x00800000);
     address(&b, 3, 1, 0);
     assert_int_equal(IN32(&b.h, 0xcfc), 0x10421af4);
-    pci_set_intx(&b.second, 0, 1); /* INTB of slot 3 is PIRQA */
-    assert_int_equal(b.link[0].level, 1);
+    pci_set_intx(&b.second, 0, 1); /* INTB of slot 3 is PIRQE */
+    assert_int_equal(b.link[4].level, 1);
 }
 
 static void test_assign(void **state)
 {
-    static const u8 line[4] = {10, 10, 11, 11};
+    static const u8 line[PCI_LINKS] = {10, 10, 11, 11};
     struct bench b;
     start(&b);
     assert_int_equal(pci_assign(&b.pci, 0xc001, 0xd000, 0xe0000800, 0xe0002000, line), -1);
