@@ -494,9 +494,9 @@ static const struct bt_fault *find_fault(const struct bt_cpu *bt, u32 at)
 }
 
 /*
- * SIGSEGV in emitted code: an access through an entry of another page goes to its out-of-line part,
- * as does, by SIGFPE, a division whose quotient is too large; a full prediction stack is begun
- * anew. Anything else is a bug of ours, and ends the process.
+ * SIGSEGV or SIGBUS in emitted code: an access through an entry of another page goes to its
+ * out-of-line part, as does, by SIGFPE, a division whose quotient is too large; a full prediction
+ * stack is begun anew. Anything else is a bug of ours, and ends the process.
  */
 static void on_fault(int sig, siginfo_t *si, void *context)
 {
@@ -621,6 +621,7 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGSEGV, &sa, NULL);
+    sigaction(SIGBUS, &sa, NULL); /* an address that is not canonical, off RSP or RBP: #SS */
     sigaction(SIGFPE, &sa, NULL);
     return &en->engine;
 }
