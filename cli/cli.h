@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "cli/seed.h"
+#include "cli/text.h"
 #include "popf.h"
 
 /* Exit statuses beside 0 and those of the guest's choice (--debug-exit). */
@@ -24,7 +25,8 @@ struct run_options {
     struct popf_port port[POPF_PORTS_MAX];
     const char *forward[POPF_FORWARDS_MAX];
     const char *allow[POPF_ALLOWS_MAX];
-    unsigned terminal; /* which serial port this terminal is: 0, or POPF_CONSOLE_PORT */
+    struct args pieces; /* strings made from arguments */
+    unsigned terminal;  /* which serial port this terminal is: 0, or POPF_CONSOLE_PORT */
     bool detach;
     struct seed seed; /* of cloud-init */
     const char *ssh_key[SEED_KEYS_MAX];
@@ -36,6 +38,9 @@ struct run_options {
 
 /* Parses the arguments after `popf run`. 0, or -1 after having said what is wrong. */
 int opts_parse(struct run_options *o, int argc, char **argv);
+
+/* Frees what the options point to, but for the arguments themselves. */
+void opts_free(struct run_options *o);
 
 /* Says what is wrong with an option's value, and returns -1. */
 int opts_complain(const char *opt, const char *text, const char *should);

@@ -114,7 +114,7 @@ void run_help(FILE *f)
         "      --allow HOST:PORT\n"
         "                       where a restricted guest may connect to all the same\n"
         "      --pcap FILE      record all frames, for tcpdump -r or wireshark\n"
-        "      --share HOST[:TAG][:ro]\n"
+        "      --share HOST[:TAG][:ro][:virtiofs]\n"
         "                       a folder: mount -t 9p -o trans=virtio,version=9p2000.L TAG /mnt\n"
         "      --vsock PATH[,cid=N]\n"
         "                       vsock: the guest's port P is PATH_P here, and PATH takes\n"

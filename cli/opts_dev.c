@@ -7,20 +7,26 @@
 
 #include "cli/cli.h"
 
-/*
- * Takes the text up to the next comma out of *rest; two commas are one that is meant. NULL at the
- * end. Pieces live as long as the process, like argv.
- */
-static char *next_piece(const char **rest)
+/* A copy that lives as long as the options. */
+static char *keep(struct run_options *o, const char *text)
+{
+    args_add(&o->pieces, text);
+    return o->pieces.v[o->pieces.n - 1];
+}
+
+void opts_free(struct run_options *o)
+{
+    args_free(&o->pieces);
+}
+
+/* Takes the text up to the next comma out of *rest; two commas are one that is meant. NULL at the
+ * end. */
+static char *next_piece(struct run_options *o, const char **rest)
 {
     const char *p = *rest;
     if (!p)
         return NULL;
-    char *piece = malloc(strlen(p) + 1), *to = piece;
-    if (!piece) {
-        fputs("popf run: out of memory\n", stderr);
-        exit(STATUS_ERROR);
-    }
+    char *piece = keep(o, p), *to = piece;
     while (*p && (*p != ',' || p[1] == ',')) {
         p += *p == ',';
         *to++ = *p++;
@@ -81,10 +87,10 @@ int opts_disk(struct run_options *o, const char *text)
     if (o->cfg.ndisks == POPF_DISKS_MAX)
         return too_many("--disk", text, POPF_DISKS_MAX);
     struct popf_disk *d = &o->disk[o->cfg.ndisks++];
-    d->file = next_piece(&rest);
+    d->file = next_piece(o, &rest);
     if (!*d->file)
         return opts_complain("--disk", text, "a file's name is missing");
-    for (char *piece; (piece = next_piece(&rest));)
+    for (char *piece; (piece = next_piece(o, &rest));)
         if (disk_setting(d, piece))
             return opts_complain("--disk", piece,
                                  "settings are overlay, ro, format=raw|qcow2, cache=on|off, "
@@ -127,18 +133,20 @@ int opts_share(struct run_options *o, const char *text)
 {
     if (o->cfg.nshares == POPF_SHARES_MAX)
         return too_many("--share", text, POPF_SHARES_MAX);
-    char *copy = strdup(text), *save = NULL;
-    if (!copy || !*copy || *copy == ':')
-        return opts_complain("--share", text, "must be FOLDER[:TAG][:ro]");
+    char *copy = keep(o, text), *save = NULL;
+    if (!*copy || *copy == ':')
+        return opts_complain("--share", text, "must be FOLDER[:TAG][:ro][:virtiofs]");
     struct popf_share *s = &o->share[o->cfg.nshares++];
     s->host = strtok_r(copy, ":", &save);
     for (char *word; (word = strtok_r(NULL, ":", &save));) {
         if (!strcmp(word, "ro"))
             s->read_only = true;
-        else if (!s->guest && !s->read_only)
+        else if (!strcmp(word, "virtiofs"))
+            s->virtiofs = true;
+        else if (!s->guest && !s->read_only && !s->virtiofs)
             s->guest = word;
         else
-            return opts_complain("--share", text, "must be FOLDER[:TAG][:ro]");
+            return opts_complain("--share", text, "must be FOLDER[:TAG][:ro][:virtiofs]");
     }
     return 0;
 }
@@ -146,8 +154,8 @@ int opts_share(struct run_options *o, const char *text)
 int opts_vsock(struct run_options *o, const char *text)
 {
     const char *rest = text;
-    o->cfg.vsock = next_piece(&rest);
-    for (char *piece, *end; (piece = next_piece(&rest));) {
+    o->cfg.vsock = next_piece(o, &rest);
+    for (char *piece, *end; (piece = next_piece(o, &rest));) {
         char *v = value_of(piece, "cid");
         unsigned long long cid = v ? strtoull(v, &end, 10) : 0;
         if (!v || *end || cid < 3 || cid >= 0xffffffff)
@@ -161,8 +169,8 @@ int opts_port(struct run_options *o, const char *text)
 {
     if (o->cfg.nports == POPF_PORTS_MAX)
         return too_many("--port", text, POPF_PORTS_MAX);
-    char *copy = strdup(text);
-    char *path = copy ? strchr(copy, '=') : NULL;
+    char *copy = keep(o, text);
+    char *path = strchr(copy, '=');
     if (!path || path == copy || !path[1])
         return opts_complain("--port", text, "must be NAME=PATH");
     *path++ = 0;

@@ -511,17 +511,10 @@ static void die_by_signal(int sig)
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-int run_main(int argc, char **argv)
+static int run_parsed(struct run *r)
 {
-    struct run *r = calloc(1, sizeof(*r));
-    struct args all = {0}; /* lives as long as the options, which point into it */
-    if (!r || conf_expand(&all, argc, argv) || opts_parse(&r->opt, (int)all.n, all.v)) {
-        free(r);
-        return STATUS_USAGE;
-    }
     if (r->opt.help || r->opt.cpu_help) {
         (r->opt.help ? run_help : run_cpu_help)(stdout);
-        free(r);
         return 0;
     }
     r->how.end = POPF_END_STOPPED;
@@ -533,6 +526,19 @@ int run_main(int argc, char **argv)
     machine_free(r->machine);
     if (r->killed_by)
         die_by_signal(r->killed_by);
+    return status;
+}
+
+int run_main(int argc, char **argv)
+{
+    struct run *r = calloc(1, sizeof(*r));
+    struct args all = {0}; /* lives as long as the options, which point into it */
+    int status = STATUS_USAGE;
+    if (r && !conf_expand(&all, argc, argv) && !opts_parse(&r->opt, (int)all.n, all.v))
+        status = run_parsed(r);
+    if (r)
+        opts_free(&r->opt);
+    args_free(&all);
     free(r);
     return status;
 }

@@ -72,11 +72,13 @@ struct popf_disk {
     bool stop_on_error; /* a failing host stops the machine instead of failing the request */
 };
 
-/* A folder of the host that the guest can mount: mount -t 9p -o trans=virtio TAG /mnt */
+/* A folder of the host that the guest can mount: mount -t 9p -o trans=virtio TAG /mnt, or, where
+ * its kernel has no 9P (Debian's cloud kernel), mount -t virtiofs TAG /mnt */
 struct popf_share {
     const char *host;
     const char *guest; /* its mount tag; NULL: share0, share1... */
     bool read_only;
+    bool virtiofs; /* the device is virtio-fs, not 9P */
 };
 
 /* A port of the virtio console: /dev/virtio-ports/NAME in the guest, a unix socket here. */

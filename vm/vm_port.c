@@ -108,6 +108,22 @@ static size_t out(void *arg, const u8 *buf, size_t n)
 
 /* --- making it --- */
 
+/* Binds; a socket that a machine left behind when it was killed is replaced. */
+static int bind_at(int fd, const struct sockaddr_un *sa)
+{
+    const struct sockaddr *a = (const struct sockaddr *)sa;
+    if (!bind(fd, a, sizeof(*sa)))
+        return 0;
+    if (errno != EADDRINUSE)
+        return -1;
+    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool dead = probe >= 0 && connect(probe, a, sizeof(*sa)) && errno == ECONNREFUSED;
+    if (probe >= 0)
+        close(probe);
+    errno = EADDRINUSE;
+    return dead && !unlink(sa->sun_path) ? bind(fd, a, sizeof(*sa)) : -1;
+}
+
 static int listen_at(struct vm_port *p, const char *path, struct err *e)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
@@ -116,9 +132,10 @@ static int listen_at(struct vm_port *p, const char *path, struct err *e)
                        sizeof(sa.sun_path) - 1);
     memcpy(sa.sun_path, path, strlen(path) + 1);
     p->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (p->listen_fd < 0 || bind(p->listen_fd, (struct sockaddr *)&sa, sizeof(sa)))
+    if (p->listen_fd < 0 || bind_at(p->listen_fd, &sa))
         return err_errno(e, "--port: cannot listen at %s%s", path,
-                         errno == EADDRINUSE ? " (remove it if no machine uses it)" : "");
+                         errno == EADDRINUSE ? " (another machine has it, or it is no socket)"
+                                             : "");
     p->path = strdup(path);
     if (!p->path || listen(p->listen_fd, 1) ||
         loop_add(p->loop, &p->listener, p->listen_fd, EPOLLIN, on_connect, p))

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "dev/virtio_9p.h"
+#include "dev/virtio_fs.h"
 #include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
@@ -40,7 +41,8 @@ struct vm_virtio {
     unsigned ndisks;
     struct net *net;
     struct virtio_net *nic;
-    struct virtio_9p share[POPF_SHARES_MAX];
+    struct virtio_9p share[POPF_SHARES_MAX]; /* of each, one of the two */
+    struct virtio_fs share_fs[POPF_SHARES_MAX];
     unsigned nshares;
     struct virtio_vsock *vsock;
 };
@@ -247,6 +249,18 @@ static void free_net(struct vm_virtio *d)
 
 /* --- shared folders --- */
 
+static int make_share_fs(struct popf *vm, const struct virtio_9p_config *c, struct err *e)
+{
+    struct vm_virtio *d = vm->virtio;
+    unsigned n = d->nshares;
+    struct virtio_fs_config cfg = {
+        .share = c->share, .tag = c->tag, .loop = c->loop, .mem = c->mem, .log = c->log};
+    if (virtio_fs_init(&d->share_fs[n], &cfg, e))
+        return -1;
+    d->nshares++;
+    return plug_in(vm, &d->share_fs[n].v, SLOT_SHARE + n, e);
+}
+
 static int make_share(struct popf *vm, const struct popf_share *c, struct err *e)
 {
     struct vm_virtio *d = vm->virtio;
@@ -262,6 +276,8 @@ static int make_share(struct popf *vm, const struct popf_share *c, struct err *e
     };
     if (!c->host)
         return err_set(e, "a shared folder without a path");
+    if (c->virtiofs)
+        return make_share_fs(vm, &cfg, e);
     if (virtio_9p_init(&d->share[n], &cfg, e))
         return -1;
     d->nshares++;
@@ -278,8 +294,10 @@ static int make_shares(struct popf *vm, struct err *e)
 
 static void free_shares(struct vm_virtio *d)
 {
-    for (unsigned i = 0; i < d->nshares; i++)
+    for (unsigned i = 0; i < d->nshares; i++) {
         virtio_9p_free(&d->share[i]);
+        virtio_fs_free(&d->share_fs[i]);
+    }
 }
 
 /* --- vsock --- */

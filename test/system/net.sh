@@ -129,17 +129,21 @@ verdict() {
 }
 
 port=$((20000 + $$ % 20000)) # and the nine after it
-trap 'kill $(jobs -p) 2>/dev/null' EXIT
+peers=
+# shellcheck disable=SC2086 # peers is meant to be split
+trap 'kill $peers 2>/dev/null' EXIT
 
 # serve PORT FILE - gives it to whoever comes
 serve() {
     timeout 200 "$peer" give "$1" <"$2" >/dev/null 2>&1 &
+    peers="$peers $!"
 }
 
 # --- user ---
 
 log=$SCRATCH/user.log pcap=$open/net.pcap
 timeout 200 "$peer" take $port >"$SCRATCH/received" 2>/dev/null &
+peers=$!
 serve $((port + 1)) "$data"
 run user 120 "/user.sh $port $((port + 1))" --net user --pcap "$pcap" -p $((port + 2)):2000 >"$log" &
 pid=$!

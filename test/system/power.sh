@@ -67,6 +67,7 @@ fi
 chmod -R a+rwX "$SCRATCH"
 
 start() { # more of the command line
+    : >"$SCRATCH/out" # now: the shell in the background may take its time
     # shellcheck disable=SC2086 # AS_USER is meant to be split
     $AS_USER "$POPF" run -k "$GUESTS/$kind/vmlinuz" -i "$SCRATCH/initrd.gz" --engine "$engine" \
         --no-reboot --net none --timeout 100 --disk "$disk,format=$format" \

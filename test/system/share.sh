@@ -60,12 +60,12 @@ chmod -R a+rX "$SCRATCH"
 log=$SCRATCH/out
 # shellcheck disable=SC2086 # AS_USER is meant to be split
 {
-    timeout 120 $AS_USER "$peer" host-serve "$SCRATCH/vs_99" 2>"$SCRATCH/serve.log" &
-    timeout 120 $AS_USER "$peer" host-send "$SCRATCH/vs" 77 <"$share/big" 2>"$SCRATCH/send.log" |
+    timeout 240 $AS_USER "$peer" host-serve "$SCRATCH/vs_99" 2>"$SCRATCH/serve.log" &
+    timeout 240 $AS_USER "$peer" host-send "$SCRATCH/vs" 77 <"$share/big" 2>"$SCRATCH/send.log" |
         md5sum >"$SCRATCH/echo.sum" &
     sent=$!
     status=0
-    timeout -k 5 120 $AS_USER "$POPF" run -k "$GUESTS/$kind/vmlinuz" -i "$SCRATCH/initrd.gz" \
+    timeout -k 5 240 $AS_USER "$POPF" run -k "$GUESTS/$kind/vmlinuz" -i "$SCRATCH/initrd.gz" \
         --engine "$engine" --no-reboot --share "$share:data$option" --share "$share:frozen:ro$option" \
         --vsock "$SCRATCH/vs" -a "console=ttyS0 quiet run=sh /test.sh $how" </dev/null >"$log" 2>&1 ||
         status=$?

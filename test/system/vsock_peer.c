@@ -5,7 +5,8 @@
  *                                 there, and what comes back to standard output
  *   vsock_peer serve PORT         accepts one connection at PORT and sends back what it gets
  *   vsock_peer host-serve PATH    the same on the host, at the unix socket PATH
- *   vsock_peer host-send PATH PORT    connects through PATH to the guest's PORT; tries for a while
+ *   vsock_peer host-send PATH PORT    connects through PATH to the guest's PORT, however long
+ *                                 the guest takes to listen there
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,15 +74,17 @@ static int accepted(int fd)
 
 static int host_send(const struct sockaddr_un *a, const char *port)
 {
-    for (int tries = 0; tries < 600; tries++) {
+    for (int absent = 0; absent < 300; absent++) {
         int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-        if (!connect(fd, (const struct sockaddr *)a, sizeof(*a)) &&
-            dprintf(fd, "CONNECT %s\n", port) > 0 && accepted(fd))
-            return send_all(fd);
+        if (!connect(fd, (const struct sockaddr *)a, sizeof(*a))) {
+            absent = 0;
+            if (dprintf(fd, "CONNECT %s\n", port) > 0 && accepted(fd))
+                return send_all(fd);
+        }
         close(fd);
         usleep(100000);
     }
-    fputs("the guest does not accept\n", stderr);
+    fputs("there is no machine\n", stderr);
     return 1;
 }
 

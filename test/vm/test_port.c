@@ -36,6 +36,8 @@ static void control(struct bench *b, u16 event)
     assert_true(ring_take(&b->r, 3, &done));
 }
 
+static void stop(struct bench *b);
+
 static void start(struct bench *b)
 {
     struct virtio_console_end none = {0};
@@ -47,6 +49,28 @@ static void start(struct bench *b)
     assert_int_equal(vm_port_init(&b->p, &b->c, &b->r.loop, "agent", b->path, NULL), 0);
     ring_start(&b->r, &b->c.v);
     control(b, 0);
+}
+
+/* Somebody's socket is his; one that nobody listens at any more is replaced. */
+static void test_stale_socket(void **state)
+{
+    static struct virtio_console c;
+    static struct vm_port p;
+    struct virtio_console_end none = {0};
+    struct bench b;
+    struct err e;
+    start(&b);
+    virtio_console_init(&c, &b.r.mem, &b.clock, &none);
+    assert_int_equal(vm_port_init(&p, &c, &b.r.loop, "x", b.path, &e), -1);
+    assert_non_null(strstr(e.msg, "another machine"));
+    vm_port_free(&p);
+    assert_int_equal(access(b.path, F_OK), 0);
+    loop_del(&b.p.listener); /* as if it had been killed */
+    close(b.p.listen_fd);
+    b.p.listen_fd = -1;
+    assert_int_equal(vm_port_init(&p, &c, &b.r.loop, "y", b.path, NULL), 0);
+    vm_port_free(&p);
+    stop(&b);
 }
 
 static void stop(struct bench *b)
@@ -156,9 +180,9 @@ static void test_slow_client(void **state)
 
 int main(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(test_both_ways),
-                                              cmocka_unit_test(test_last_words),
-                                              cmocka_unit_test(test_slow_client)};
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_both_ways), cmocka_unit_test(test_last_words),
+        cmocka_unit_test(test_slow_client), cmocka_unit_test(test_stale_socket)};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
