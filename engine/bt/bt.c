@@ -103,6 +103,20 @@ static void drop_all(struct bt_cpu *bt)
     bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
 }
 
+/*
+ * The user's address space may be another one. Salt is above what addresses have; and below, so
+ * that spaces do not contend for the same slots.
+ */
+static void take_space(struct cpu *c, struct bt_cpu *bt)
+{
+    u64 salt = (u64)c->user_epoch << 48 | (c->user_epoch * 0x9e35u & (BT_JUMPS - 1));
+    if (c->emitted[BT_SALT] == salt)
+        return;
+    c->emitted[BT_SALT] = salt;
+    reset_stack(bt, bt_view(TLB_USER, false));
+    reset_stack(bt, bt_view(TLB_USER, true));
+}
+
 /* What changed since translations were last entered? */
 static void catch_up(struct cpu *c, struct bt_cpu *bt)
 {
@@ -116,12 +130,7 @@ static void catch_up(struct cpu *c, struct bt_cpu *bt)
         bt->epoch = c->map_epoch;
         forget_jumps(bt);
     }
-    u64 salt = (u64)c->user_epoch << 48;
-    if (c->emitted[BT_SALT] != salt) { /* another address space */
-        c->emitted[BT_SALT] = salt;
-        reset_stack(bt, bt_view(TLB_USER, false));
-        reset_stack(bt, bt_view(TLB_USER, true));
-    }
+    take_space(c, bt);
     cpu_shadow_catch_up(c);
 }
 
@@ -164,11 +173,11 @@ static bool fpu_as_it_was(struct cpu *c, const struct bt_site *s, u32 off)
 }
 
 /* Nothing but RIP has changed that emitted code counts on. */
-static bool undisturbed(struct cpu *c, const struct bt_cpu *bt)
+static bool undisturbed(struct cpu *c, struct bt_cpu *bt)
 {
+    take_space(c, bt);
     return !c->code_stale && !cpu_event_pending(c) && c->activity == CPU_RUNNING &&
-           bt->epoch == c->map_epoch && c->emitted[BT_SALT] >> 48 == c->user_epoch &&
-           !c->shadow_ss && !c->exc.pending &&
+           bt->epoch == c->map_epoch && !c->shadow_ss && !c->exc.pending &&
            bt->code_epoch == atomic_load_explicit(&c->mem->code_epoch, memory_order_relaxed);
 }
 
@@ -185,7 +194,7 @@ static int view_of(const struct cpu *c)
 }
 
 /* Execution goes on behind the instruction as it was. */
-static bool went_on(struct cpu *c, const struct bt_cpu *bt, const struct bt_site *s)
+static bool went_on(struct cpu *c, struct bt_cpu *bt, const struct bt_site *s)
 {
     return undisturbed(c, bt) && view_of(c) == (int)c->emitted[BT_VIEW] && c->mode == X86_MODE64 &&
            c->reg[X86_SLOT_RIP] == bt_site_rip(c, s);
