@@ -280,6 +280,7 @@ static const u8 *by_table(struct cpu *c, struct bt_cpu *bt)
     unsigned slot = bt_jump_slot(tag);
     if (tags(bt, view)[slot] != tag)
         return NULL;
+    cpu_clear_rf(c);
     enter_view(c, view);
     c->emitted[BT_R14] = tag;
     return go_on(c, (const u8 *)codes(bt, view)[slot]);
@@ -416,6 +417,7 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt)
         u64 flushes = bt->interp.flushes;
         struct block *b = interp_find(c, &bt->interp);
         c->code_stale = false;
+        cpu_clear_rf(c);
         if (unlikely(bt->interp.flushes != flushes))
             link = NULL; /* its site is free for other code now */
         if (unlikely(!b) || (unlikely(c->mode != X86_MODE64) &&
