@@ -185,7 +185,7 @@ static void update_events(struct cpu *c)
         mask |= EV_INTR;
     c->event_mask = mask;
 
-    u32 slow = c->eflags & (FLAG_TF | FLAG_RF) || c->dr[7] & 0xff || c->shadow || c->shadow_ss ||
+    u32 slow = c->eflags & FLAG_TF || c->dr[7] & 0xff || c->shadow || c->shadow_ss ||
                        c->db_pending || (unlikely(c->debug) && cpu_debug_slow(c))
                    ? EV_SLOW
                    : 0;

@@ -123,7 +123,7 @@ struct cpu_context {
 #define EV_EXIT  (1u << 4) /* leave run() with CPU_EXIT_INTERRUPTED */
 #define EV_FLUSH (1u << 5) /* memory map changed: drop all cached translations */
 #define EV_NMI2  (1u << 7) /* with EV_NMI: one more behind it. cpu_nmi_raise() */
-#define EV_SLOW  (1u << 6) /* this CPU's own: TF, RF, breakpoints, shadows: step by step */
+#define EV_SLOW  (1u << 6) /* this CPU's own: TF, breakpoints, shadows: step by step */
 
 enum cpu_activity { CPU_RUNNING, CPU_HALTED, CPU_WAIT_SIPI, CPU_SHUTDOWN };
 
@@ -315,6 +315,13 @@ static inline u32 cpu_flags(const struct cpu *c)
 
 /* Sets all of RFLAGS, and what hangs on it (event mask, TLB mode). No privilege checks. */
 void cpu_set_flags(struct cpu *c, u32 fl);
+
+/* An instruction is about to be run, and no breakpoint could ask for RF (EV_SLOW). */
+static inline void cpu_clear_rf(struct cpu *c)
+{
+    if (unlikely(c->eflags & FLAG_RF))
+        c->eflags &= ~FLAG_RF;
+}
 
 /* --- modes --- */
 

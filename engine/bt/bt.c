@@ -82,7 +82,7 @@ static void forget_jumps(struct bt_cpu *bt)
 
 static void remember(struct bt_cpu *bt, unsigned view, u64 tag, const u8 *code)
 {
-    unsigned slot = tag & (BT_JUMPS - 1);
+    unsigned slot = bt_jump_slot(tag);
     u64 *t = tags(bt, view);
     if (t[slot] == no_tag(slot)) {
         if (bt->nfilled[view] == BT_JUMPS)
@@ -172,6 +172,39 @@ static bool fpu_as_it_was(struct cpu *c, const struct bt_site *s, u32 off)
     return off == *(u32 *)c->fpu_off;
 }
 
+/* Code of CPL 1 and 2 is interpreted: translations for the kernel's views are CPL 0's. */
+static bool is_inner(const struct cpu *c)
+{
+    return c->cpl == 1 || c->cpl == 2;
+}
+
+static bool flat(const struct cpu *c, unsigned seg, bool write)
+{
+    const struct seg *s = &c->seg[seg];
+    return !s->base && s->rd_end >> 32 && (!write || s->wr_end >> 32);
+}
+
+/* User code in the upper half of the address space: far entries do not take it (bt_translate.c). */
+static bool user_in_upper_half(const struct cpu *c)
+{
+    return c->cpl == 3 && c->reg[X86_SLOT_RIP] >> 47;
+}
+
+/*
+ * 64-bit code, and 32-bit code with flat segments: translations take base 0 and no limit for
+ * granted. Whatever loads a segment register ends its block and comes by here.
+ */
+static bool translatable(const struct cpu *c)
+{
+    if (c->tlb == c->tlbs[TLB_STRICT] || is_inner(c))
+        return false;
+    if (likely(c->mode == X86_MODE64))
+        return !user_in_upper_half(c);
+    return c->mode == X86_MODE32 && c->seg[SS].attr & SEG_DB && !c->seg[CS].base &&
+           c->seg[CS].limit == 0xffffffff && flat(c, DS, true) && flat(c, ES, true) &&
+           flat(c, SS, true);
+}
+
 /* Nothing but RIP has changed that emitted code counts on. */
 static bool undisturbed(struct cpu *c, struct bt_cpu *bt)
 {
@@ -179,12 +212,6 @@ static bool undisturbed(struct cpu *c, struct bt_cpu *bt)
     return !c->code_stale && !cpu_event_pending(c) && c->activity == CPU_RUNNING &&
            bt->epoch == c->map_epoch && !c->shadow_ss && !c->exc.pending &&
            bt->code_epoch == atomic_load_explicit(&c->mem->code_epoch, memory_order_relaxed);
-}
-
-/* Code of CPL 1 and 2 is interpreted: translations for the kernel's views are CPL 0's. */
-static bool is_inner(const struct cpu *c)
-{
-    return c->cpl == 1 || c->cpl == 2;
 }
 
 static int view_of(const struct cpu *c)
@@ -252,20 +279,38 @@ static void enter_view(struct cpu *c, unsigned view)
     word[BT_ESP] = word[BT_VIEW_ESP + view];
 }
 
+/* On where RIP says, if the jump table has it. */
+static const u8 *by_table(struct cpu *c, struct bt_cpu *bt)
+{
+    if (!translatable(c) || !undisturbed(c, bt))
+        return NULL;
+    unsigned view = (unsigned)view_of(c);
+    u64 tag = c->reg[X86_SLOT_RIP] + (BT_USER(view) ? c->emitted[BT_SALT] : 0);
+    unsigned slot = bt_jump_slot(tag);
+    if (tags(bt, view)[slot] != tag)
+        return NULL;
+    cpu_clear_rf(c);
+    enter_view(c, view);
+    c->emitted[BT_R14] = tag;
+    return go_on(c, (const u8 *)codes(bt, view)[slot]);
+}
+
 const u8 *bt_jump(struct cpu *c, const struct bt_site *s)
 {
     struct bt_cpu *bt = c->engine;
     run_body(c, bt, s);
-    int view = view_of(c);
-    if (view < 0 || c->mode != X86_MODE64 || !undisturbed(c, bt))
+    return by_table(c, bt);
+}
+
+const u8 *bt_cross(struct cpu *c, const struct bt_exit *x)
+{
+    struct bt_cpu *bt = c->engine;
+    c->reg[X86_SLOT_RIP] = (c->emitted[BT_VBASE] + (u64)(s64)x->offset) & c->la_mask;
+    struct block *b = interp_find(c, &bt->interp);
+    if (!b || !b->crosses || bt->flushes_seen != bt->interp.flushes)
         return NULL;
-    u64 tag = c->reg[X86_SLOT_RIP] + (BT_USER((unsigned)view) ? c->emitted[BT_SALT] : 0);
-    unsigned slot = tag & (BT_JUMPS - 1);
-    if (tags(bt, (unsigned)view)[slot] != tag)
-        return NULL;
-    enter_view(c, (unsigned)view);
-    c->emitted[BT_R14] = tag;
-    return go_on(c, (const u8 *)codes(bt, (unsigned)view)[slot]);
+    interp_run_block(c, &bt->interp, b);
+    return by_table(c, bt);
 }
 
 /* --- running --- */
@@ -277,33 +322,6 @@ static void join(struct cpu *c, struct bt_cpu *bt, const struct bt_exit *x, stru
     if (!x || !x->patch || (b->gpa & PAGE_MASK) != (unsigned)x->offset || !b->near[m])
         return;
     emit_patch((u8 *)x + x->patch, bt->code + (x->offset <= x->from ? b->check[m] : b->near[m]));
-}
-
-static bool flat(const struct cpu *c, unsigned seg, bool write)
-{
-    const struct seg *s = &c->seg[seg];
-    return !s->base && s->rd_end >> 32 && (!write || s->wr_end >> 32);
-}
-
-/* User code in the upper half of the address space: far entries do not take it (bt_translate.c). */
-static bool user_in_upper_half(const struct cpu *c)
-{
-    return c->cpl == 3 && c->reg[X86_SLOT_RIP] >> 47;
-}
-
-/*
- * 64-bit code, and 32-bit code with flat segments: translations take base 0 and no limit for
- * granted. Whatever loads a segment register ends its block and comes by here.
- */
-static bool translatable(const struct cpu *c)
-{
-    if (c->tlb == c->tlbs[TLB_STRICT] || is_inner(c))
-        return false;
-    if (likely(c->mode == X86_MODE64))
-        return !user_in_upper_half(c);
-    return c->mode == X86_MODE32 && c->seg[SS].attr & SEG_DB && !c->seg[CS].base &&
-           c->seg[CS].limit == 0xffffffff && flat(c, DS, true) && flat(c, ES, true) &&
-           flat(c, SS, true);
 }
 
 /* Before a block is decoded: has it been translated in another run? */
@@ -408,6 +426,7 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt)
         u64 flushes = bt->interp.flushes;
         struct block *b = interp_find(c, &bt->interp);
         c->code_stale = false;
+        cpu_clear_rf(c);
         if (unlikely(bt->interp.flushes != flushes))
             link = NULL; /* its site is free for other code now */
         if (unlikely(!b) || (unlikely(c->mode != X86_MODE64) &&
@@ -655,6 +674,8 @@ static void put_stubs(struct bt_cpu *bt)
         [BT_STUB_FPU_SAVED] = bt_stub_fpu_saved,
         [BT_STUB_EXIT] = bt_stub_exit,
         [BT_STUB_EXIT_SAVED] = bt_stub_exit_saved,
+        [BT_STUB_CROSS] = bt_stub_cross,
+        [BT_STUB_CROSS_SAVED] = bt_stub_cross_saved,
         [BT_STUB_GOTO] = bt_stub_goto,
         [BT_STUB_SYSCALL] = bt_sys_syscall,
         [BT_STUB_SYSRET] = bt_sys_sysret,

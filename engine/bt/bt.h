@@ -92,10 +92,15 @@ static inline unsigned bt_view(unsigned tlb_mode, bool is64)
     return tlb_mode + (is64 ? 3 : 0);
 }
 #define BT_VIEW64(tlb_mode) ((tlb_mode) + 3)
-#define BT_USER(view)       ((view) % 3 == TLB_USER)
+/* Entry points are 16 bytes apart as a rule, and many functions' low bits are alike: folded. */
+static inline unsigned bt_jump_slot(u64 tag)
+{
+    return (u16)(tag ^ tag >> 16);
+}
+#define BT_USER(view) ((view) % 3 == TLB_USER)
 
 /*
- * A view's jump table, in the room below struct cpu: by the low 16 bits of RIP, RIP (+ salt) and
+ * A view's jump table, in the room below struct cpu: by bt_jump_slot() of RIP (+ salt), that and
  * far entry. And its prediction stack, a guard page first.
  */
 #define BT_JUMPS      65536u
@@ -180,7 +185,7 @@ void bt_enter(void);
 /* What emitted code calls, with data behind the call, or jumps to. Not functions. */
 extern const u8 bt_stub_body[], bt_stub_body_saved[], bt_stub_next[], bt_stub_next_saved[],
     bt_stub_jump[], bt_stub_jump_saved[], bt_stub_miss[], bt_stub_fpu[], bt_stub_fpu_saved[],
-    bt_stub_exit[], bt_stub_exit_saved[], bt_stub_goto[];
+    bt_stub_exit[], bt_stub_exit_saved[], bt_stub_goto[], bt_stub_cross[], bt_stub_cross_saved[];
 /* bt_sys.S: likewise */
 extern const u8 bt_sys_syscall[], bt_sys_sysret[], bt_sys_popf[];
 
@@ -200,7 +205,9 @@ enum bt_stub {
     BT_STUB_FPU_SAVED,
     BT_STUB_EXIT,
     BT_STUB_EXIT_SAVED,
-    BT_STUB_GOTO, /* jumped to: R14 = RIP, flags in cpu.aflags: not in the jump table */
+    BT_STUB_GOTO,  /* jumped to: R14 = RIP, flags in cpu.aflags: not in the jump table */
+    BT_STUB_CROSS, /* called like an exit, to an instruction that goes on in the next page */
+    BT_STUB_CROSS_SAVED,
     BT_STUB_SYSCALL,
     BT_STUB_SYSRET,
     BT_STUB_POPF,     /* called */
@@ -221,6 +228,7 @@ const u8 *bt_body(struct cpu *c, const struct bt_site *s);
 const u8 *bt_next(struct cpu *c, const struct bt_site *s);
 const u8 *bt_jump(struct cpu *c, const struct bt_site *s);
 const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la);
+const u8 *bt_cross(struct cpu *c, const struct bt_exit *x);
 const u8 *bt_fpu(struct cpu *c, const struct bt_site *s); /* bt_simd.c */
 
 /* bt_perfmap.c: a file descriptor; -1 and *e on failure. */

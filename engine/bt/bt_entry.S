@@ -8,6 +8,7 @@
         .text
         .globl bt_enter, bt_stub_body, bt_stub_body_saved, bt_stub_next
         .globl bt_stub_next_saved, bt_stub_jump, bt_stub_jump_saved, bt_stub_miss, bt_stub_fpu
+        .globl bt_stub_cross, bt_stub_cross_saved
         .globl bt_stub_fpu_saved, bt_stub_exit, bt_stub_exit_saved, bt_stub_goto
 
 /* All but RAX, and to the monitor's stack. */
@@ -135,6 +136,22 @@ bt_stub_miss:
 
         exit    bt_stub_exit, save_flags_rax
         exit    bt_stub_exit_saved, save_rax
+
+/* The struct bt_exit behind the call leads to an instruction that is not translated. */
+.macro cross name, save
+        .balign 16
+\name:
+        pop     %r13
+        \save
+        save_regs
+        mov     %gs:CPU_SELF, %rdi
+        mov     %r13, %rsi
+        call    bt_cross
+        jmp     back
+.endm
+
+        cross   bt_stub_cross, save_flags_rax
+        cross   bt_stub_cross_saved, save_rax
 
 /* R14 = RIP that the jump table does not have; the flags are in cpu.aflags. */
         .balign 16

@@ -46,7 +46,9 @@
 
 /* On at RIP (+ salt) = R14. Falls through if it is not in the jump table. */
 .macro jump_known tags, codes
-        movzwl  %r14w, %r13d
+        rorx    $16, %r14, %r13
+        xor     %r14, %r13
+        movzwl  %r13w, %r13d
         cmp     %r14, %gs:\tags(, %r13, 8)
         jne     9f
         jmp     *%gs:\codes(, %r13, 8)

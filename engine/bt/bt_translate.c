@@ -160,9 +160,23 @@ static void emit_cold_body(struct tr *t, const struct cold *k)
     note_fault(t, k, at);
 }
 
+/* What is at this offset of the page goes on in the next one. */
+static bool crosses(const struct tr *t, s32 offset)
+{
+    struct x86_decoded d;
+    unsigned left = (unsigned)PAGE_SIZE - (unsigned)offset;
+    if (!left || left >= X86_INSN_MAX)
+        return false;
+    const u8 *page = mem_ptr(t->c->mem, t->r.blk[0]->gpa & ~(gpa_t)PAGE_MASK);
+    return x86_decode(page + offset, left, t->r.blk[0]->mode, &d) == X86_MORE;
+}
+
 static void put_exit(struct tr *t, const struct cold *k, bool joinable)
 {
-    emit_call(&t->e, STUB(t, k->saved ? BT_STUB_EXIT_SAVED : BT_STUB_EXIT));
+    bool cross = joinable && crosses(t, k->offset);
+    unsigned stub = cross ? BT_STUB_CROSS : BT_STUB_EXIT;
+    joinable = joinable && !cross;
+    emit_call(&t->e, STUB(t, stub + k->saved)); /* _SAVED comes next */
     u8 *at = t->e.p;
     *(struct bt_exit *)at = (struct bt_exit){
         .patch = joinable ? (s32)(k->body - at) : 0, .offset = k->offset, .from = k->at};

@@ -95,6 +95,7 @@ static void run_blocks(struct cpu *c, struct interp_cpu *ic, u64 stop_at)
     while (likely(!cpu_event_pending(c)) && c->activity == CPU_RUNNING && c->insns < stop_at) {
         struct block *b = interp_find(c, ic);
         c->code_stale = false;
+        cpu_clear_rf(c);
         /* In 16- and 32-bit code a block must also lie within CS.limit, to its last byte. */
         if (unlikely(!b) || (unlikely(c->mode != X86_MODE64) &&
                              unlikely(c->reg[X86_SLOT_RIP] + b->bytes - 1 > c->seg[CS].limit))) {
