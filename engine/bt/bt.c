@@ -136,6 +136,8 @@ static void run_body(struct cpu *c, struct bt_cpu *bt, const struct bt_site *s)
 {
     const struct op *op = site_op(bt, s);
     bt->bodies++;
+    if (unlikely(op->i.scale == INTERP_LATE))
+        interp_bind_insn(c, &op->i);
     bt->body_count[op->i.row]++;
     c->reg[X86_SLOT_RIP] = bt_site_rip(c, s);
     c->insn = &op->i;

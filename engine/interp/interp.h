@@ -103,6 +103,9 @@ struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct
                               const u8 *length);
 /* Decodes its instructions now, for whoever looks at them. */
 void interp_bind(struct cpu *c, struct block *b);
+/* The same by one of them, which has this in `scale` while it is not decoded. */
+#define INTERP_LATE 0xff
+void interp_bind_insn(struct cpu *c, const struct x86_insn *i);
 /* Handles of FP instructions may be dead: true if so, and all blocks are dropped. */
 bool interp_drop_dead(struct cpu *c, struct interp_cpu *ic);
 
