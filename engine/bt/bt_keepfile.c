@@ -165,8 +165,11 @@ static void add_segment(struct keep *k, const char *name)
     char *copy = strdup(name);
     struct keep_file *f = map_file(k, name, &size, &why);
     if (!f || why || !copy) {
+        /* A file of ours that is damaged would be so for ever. */
+        bool removed = f && why && !unlinkat(k->dir, name, 0);
         if (why)
-            log_emit(k->log, "kept translations in %s/%s are not used: %s", k->path, name, why);
+            log_emit(k->log, "kept translations in %s/%s are not used%s: %s", k->path, name,
+                     removed ? " and have been removed" : "", why);
         if (f)
             munmap(f, size);
         free(copy);

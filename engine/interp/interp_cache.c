@@ -293,7 +293,8 @@ struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct
     b->late = true;
     for (unsigned n = 0; n < b->nops; n++) {
         s32 back = (s32)((u8 *)&b->op[n] - (u8 *)b);
-        b->op[n] = (struct op){.fn = run_late, .i = {.len = length[n], .scale = INTERP_LATE, .disp = back}};
+        b->op[n] = (struct op){.fn = run_late,
+                               .i = {.len = length[n], .scale = INTERP_LATE, .disp = back}};
     }
     block_keep(c, ic, b);
     return b;
