@@ -472,9 +472,7 @@ static void publish(const struct page *g, const struct keep_parts *p, const u8 *
 
 static bool has_room(const struct page *g, const struct keep_parts *p)
 {
-    const struct interp_cpu *ic = &g->bt->interp;
-    size_t ops = p->r->nblocks * (sizeof(struct block) + 32) + p->r->nops * sizeof(struct op);
-    return ic->arena_size - ic->arena_used >= ops &&
+    return interp_has_room(&g->bt->interp, p->r->nblocks, p->r->nops) &&
            (size_t)(g->bt->code_end - g->bt->at) >= BT_REGION_ROOM &&
            g->bt->nfaults + p->r->nfaults < BT_FAULTS_MAX;
 }

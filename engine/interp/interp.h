@@ -96,9 +96,9 @@ struct block *interp_peek(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, enum 
 
 /*
  * Adds a block like this one, whose nops instructions are that long each (0: one that raises an
- * exception) and are decoded when they are executed. There must be room in the arena, 32 bytes
- * more than what it takes.
+ * exception) and are decoded when they are executed. There must be room for it.
  */
+bool interp_has_room(const struct interp_cpu *ic, unsigned nblocks, unsigned nops);
 struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct block *like,
                               const u8 *length);
 /* Decodes its instructions now, for whoever looks at them. */

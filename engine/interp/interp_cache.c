@@ -285,6 +285,12 @@ static void run_late(struct cpu *c, const struct x86_insn *i)
     op_of(i)->fn(c, i);
 }
 
+bool interp_has_room(const struct interp_cpu *ic, unsigned nblocks, unsigned nops)
+{
+    size_t most = nblocks * (sizeof(struct block) + 32) + nops * sizeof(struct op);
+    return ic->arena_used + most <= ic->arena_size && ic->hash_used + nblocks < HASH_FULL;
+}
+
 struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct block *like,
                               const u8 *length)
 {
