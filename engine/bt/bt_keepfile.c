@@ -72,6 +72,7 @@ static u64 key_of(const struct cpu_model *model, const struct bt_settings *set)
 {
     u64 h = 0xcbf29ce484222325ull ^ bt_build_hash();
     h = hash_bytes(h, &set->one_block, sizeof(set->one_block));
+    h = hash_bytes(h, &set->count, sizeof(set->count));
     return guest_cpu(host_cpu(h), model);
 }
 
