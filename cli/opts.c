@@ -366,6 +366,7 @@ static int apply(struct run_options *o, int opt, const char *arg)
         return 0;
     case OPT_STATS:
         o->stats = true;
+        o->cfg.count_blocks = true;
         return 0;
     case 'v':
         o->cfg.verbose = true;

@@ -145,6 +145,8 @@ static void run_body(struct cpu *c, struct bt_cpu *bt, const struct bt_site *s)
 {
     const struct op *op = site_op(bt, s);
     bt->bodies++;
+    if (unlikely(op->i.scale == INTERP_LATE))
+        interp_bind_insn(c, &op->i);
     bt->body_count[op->i.row]++;
     c->reg[X86_SLOT_RIP] = bt_site_rip(c, s);
     c->insn = &op->i;
@@ -251,6 +253,10 @@ const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la)
     c->insn = &op->i;
     bool filled = cpu_shadow_fill(c, la, s->size, s->flags & SITE_WRITE, !(s->flags & SITE_MASKED));
     c->insn = NULL;
+    if (!filled && (la & PAGE_MASK) + s->size > PAGE_SIZE)
+        bt->count.crossing++;
+    else if (!filled)
+        bt->count.no_entry++;
     if (!filled || s->flags & SITE_SHADOW)
         return body_then(c, bt, s);
     const u8 *at = go_on(c, (const u8 *)s + s->retry);
@@ -329,8 +335,8 @@ static struct block *find_kept(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, 
                                const u8 *host)
 {
     struct bt_cpu *bt = c->engine;
-    if (bt->flushes_seen != ic->flushes || !translatable(c))
-        return NULL;
+    if (bt->flushes_seen != ic->flushes || !translatable(c) || c->debug)
+        return NULL; /* a debugger's breakpoints cut blocks short */
     return bt_keep_find(c, bt, (unsigned)view_of(c), gpa, page, host);
 }
 
@@ -394,6 +400,33 @@ static void undo_branch(struct cpu *c)
     cpu_insn_step(c);
 }
 
+static void begin_inside(struct bt_cpu *bt)
+{
+    bt->entered++;
+    if (unlikely(bt->set->count))
+        bt->count.began = __builtin_ia32_rdtsc();
+}
+
+static void end_inside(struct bt_cpu *bt)
+{
+    if (likely(!bt->count.began))
+        return;
+    bt->count.inside += __builtin_ia32_rdtsc() - bt->count.began;
+    bt->count.began = 0;
+}
+
+static void count_exit(struct bt_cpu *bt, const struct bt_exit *x, bool body)
+{
+    if (x && x->patch)
+        bt->count.unjoined++;
+    else if (x)
+        bt->count.events++;
+    else if (body)
+        bt->count.bodies++;
+    else
+        bt->count.unknown++;
+}
+
 /* Runs translations from this block on, until they leave; the exit that they left by, or NULL. */
 static const struct bt_exit *enter(struct cpu *c, struct bt_cpu *bt, const struct block *b)
 {
@@ -406,9 +439,12 @@ static const struct bt_exit *enter(struct cpu *c, struct bt_cpu *bt, const struc
     c->emitted[BT_RESUME] = (u64)code;
     c->emitted[BT_LINK] = 0;
     c->emitted[BT_BRANCH] = BT_BRANCH_NONE;
-    bt->entered++;
+    u64 left = c->emitted[BT_LEFT];
+    begin_inside(bt);
     bt_enter();
+    end_inside(bt);
     const struct bt_exit *x = (const struct bt_exit *)c->emitted[BT_LINK];
+    count_exit(bt, x, c->emitted[BT_LEFT] != left);
     if (x)
         c->reg[X86_SLOT_RIP] = (c->emitted[BT_VBASE] + (u64)(s64)x->offset) & c->la_mask;
     else if (unlikely(!x86_canonical(c->reg[X86_SLOT_RIP])))
@@ -569,8 +605,10 @@ static void prepare_thread(struct bt_cpu *bt, sigset_t *was)
 
 static void loop(struct cpu *c, struct bt_cpu *bt, struct engine_result *res)
 {
-    if (__builtin_setjmp(c->unwind))
+    if (__builtin_setjmp(c->unwind)) {
+        end_inside(bt);
         interp_settle(c, &bt->interp);
+    }
     while (!interp_leave(c, res))
         if (interp_prepare(c, &bt->interp))
             run_blocks(c, bt);
@@ -587,7 +625,10 @@ static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_r
     u64 gs = get_gs();
     set_gs((u64)cpu_window(c));
     *res = (struct engine_result){.exit = EXIT_BUDGET};
-    loop(c, c->engine, res);
+    struct bt_cpu *bt = c->engine;
+    u64 began = __builtin_ia32_rdtsc();
+    loop(c, bt, res);
+    bt->count.running += __builtin_ia32_rdtsc() - began;
     cpu_leave(c);
     set_gs(gs);
     pthread_sigmask(SIG_SETMASK, &was, NULL);
@@ -816,58 +857,10 @@ static void same_state(struct engine *en, struct cpu *c)
 {
 }
 
-/* The instructions whose bodies were called most. */
-static void body_stats(const struct bt_cpu *bt, void (*line)(void *arg, const char *text),
-                       void *arg)
-{
-    u64 sum[X86_OP_COUNT] = {0};
-    for (unsigned n = 0; n < x86_row_count; n++)
-        sum[x86_rows[n].op] += bt->body_count[n];
-    char text[300];
-    int len = snprintf(text, sizeof(text), "cpu%u: bodies:", bt->cpu->id);
-    for (unsigned k = 0; k < 12; k++) {
-        unsigned most = 0;
-        for (unsigned n = 0; n < X86_OP_COUNT; n++)
-            most = sum[n] > sum[most] ? n : most;
-        if (!sum[most])
-            break;
-        len += snprintf(text + len, sizeof(text) - (size_t)len, " %s %llu",
-                        x86_op_name((enum x86_op)most), (unsigned long long)sum[most]);
-        sum[most] = 0;
-    }
-    line(arg, text);
-}
-
 static void stats(struct engine *en, struct cpu *c, void (*line)(void *arg, const char *text),
                   void *arg)
 {
-    const struct bt_cpu *bt = c->engine;
-    char text[300];
-    snprintf(text, sizeof(text),
-             "cpu%u: %llu blocks in %llu regions translated to %llu KiB; entered %llu times, jump "
-             "tables forgotten %llu times",
-             c->id, (unsigned long long)bt->translated, (unsigned long long)bt->regions,
-             (unsigned long long)bt->bytes >> 10, (unsigned long long)bt->entered,
-             (unsigned long long)bt->forgotten);
-    line(arg, text);
-    snprintf(text, sizeof(text),
-             "cpu%u: shadow table missed %llu times, filled %llu, flushed %llu; %llu host faults; "
-             "%llu bodies called",
-             c->id, (unsigned long long)bt->misses, (unsigned long long)c->shadow_table->fills,
-             (unsigned long long)c->shadow_table->flushes, (unsigned long long)bt->faults,
-             (unsigned long long)bt->bodies);
-    line(arg, text);
-    if (bt->keep) {
-        snprintf(
-            text, sizeof(text),
-            "cpu%u: %llu regions of %llu blocks kept from other runs; %llu regions to be kept, "
-            "%llu not, %llu refused",
-            c->id, (unsigned long long)bt->keep->installed, (unsigned long long)bt->keep->blocks,
-            (unsigned long long)bt->keep->own.nrecords, (unsigned long long)bt->keep->unkept,
-            (unsigned long long)bt->keep->refused);
-        line(arg, text);
-    }
-    body_stats(bt, line, arg);
+    bt_stats(c->engine, line, arg);
     engine_interp.stats(en, c, line, arg);
 }
 

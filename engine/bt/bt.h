@@ -47,6 +47,10 @@ enum bt_word {
     BT_VIEW,                    /* the view that emitted code is in, or was last */
     BT_VIEW_ESP,                /* by view: its prediction stack while another view runs */
     BT_GROUP = BT_VIEW_ESP + 6, /* GROUPS_MAX words */
+    BT_LEFT = BT_GROUP + 8,     /* times that a body did not come back to emitted code */
+    BT_BLOCKS,                  /* blocks run, if they are counted */
+    BT_LOOKUPS,                 /* look-ups in jump tables, likewise */
+    BT_WORDS
 };
 
 /*
@@ -86,7 +90,7 @@ struct bt_exit {
 
 /* Modes of access (enum tlb_mode but TLB_STRICT), in 32- and 64-bit code. */
 #define BT_VIEWS 6
-static_assert(BT_VIEW_ESP + BT_VIEWS <= ARRAY_SIZE(((struct cpu *)0)->emitted), "words enough");
+static_assert(BT_WORDS <= ARRAY_SIZE(((struct cpu *)0)->emitted), "words enough");
 static inline unsigned bt_view(unsigned tlb_mode, bool is64)
 {
     return tlb_mode + (is64 ? 3 : 0);
@@ -127,6 +131,7 @@ struct tr;
 struct bt_settings {
     u8 hot;           /* runs before a block is translated */
     bool one_block;   /* regions of one block */
+    bool count;       /* emitted code counts blocks and look-ups */
     size_t code_size; /* bytes of emitted code per CPU */
     const char *kept_in;
     int perf_map; /* file descriptor; -1: none */
@@ -136,6 +141,14 @@ struct bt_settings {
 #define BT_CODE_SIZE_MAX (1024 * MiB) /* a rel32 reaches as far */
 
 void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg);
+
+/* For bt_stats.c. */
+struct bt_counts {
+    u64 unjoined, unknown, events, bodies; /* why emitted code was left */
+    u64 crossing, no_entry;                /* misses that filled nothing */
+    u64 inside, running;                   /* TSC ticks: in emitted code, in run(); if `count` */
+    u64 began;                             /* 0: not in emitted code */
+};
 
 /*
  * Blocks that were translated before all were dropped: they need not prove anew that they come
@@ -172,6 +185,7 @@ struct bt_cpu {
     bool has_thread;
     /* Statistics. */
     u64 regions, translated, bytes, entered, misses, bodies, faults, forgotten;
+    struct bt_counts count;
     u32 *body_count; /* by row of the instruction table */
 };
 
@@ -215,7 +229,7 @@ enum bt_stub {
     BT_STUB_LOOKUP = BT_STUB_SENTINEL + BT_VIEWS,
     BT_STUBS = BT_STUB_LOOKUP + BT_VIEWS
 };
-#define BT_STUB_SIZE 64
+#define BT_STUB_SIZE 128
 
 /* RIP behind the instruction. */
 static inline u64 bt_site_rip(const struct cpu *c, const struct bt_site *s)
@@ -230,6 +244,8 @@ const u8 *bt_jump(struct cpu *c, const struct bt_site *s);
 const u8 *bt_miss(struct cpu *c, const struct bt_site *s, u64 la);
 const u8 *bt_cross(struct cpu *c, const struct bt_exit *x);
 const u8 *bt_fpu(struct cpu *c, const struct bt_site *s); /* bt_simd.c */
+
+void bt_stats(const struct bt_cpu *bt, void (*line)(void *arg, const char *text), void *arg);
 
 /* bt_perfmap.c: a file descriptor; -1 and *e on failure. */
 int bt_perfmap_open(struct err *e);

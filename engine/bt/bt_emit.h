@@ -73,6 +73,15 @@ static inline void emit_store(struct emit *e, unsigned reg, u32 off)
     emit_gs(e, 0x89, reg, off);
 }
 
+/* gs:[off] += 1 by way of a register, without touching the flags. */
+static inline void emit_count(struct emit *e, unsigned temp, u32 off)
+{
+    emit_load(e, temp, off);
+    e8(e, 0x48 | (temp >> 3 & 1) << 2 | (temp >> 3 & 1)), e8(e, 0x8d); /* lea temp, [temp + 1] */
+    e8(e, 0x40 | (temp & 7) << 3 | (temp & 7)), e8(e, 1);
+    emit_store(e, temp, off);
+}
+
 /* ModRM and all behind it of [base + disp]; no base is taken for another form. */
 static inline void emit_base_disp(struct emit *e, unsigned reg, unsigned base, s32 disp)
 {

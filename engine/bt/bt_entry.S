@@ -56,6 +56,7 @@ bt_enter:
         movq    $1, %gs:CPU_IN_CODE
         jmp     load
 
+left:   incq    %gs:CPU_LEFT
 leave:  add     $8, %rsp
         pop     %r15
         pop     %r14
@@ -68,7 +69,7 @@ leave:  add     $8, %rsp
 /* RAX = where to go on in emitted code; NULL: leave. */
         .balign 16
 back:   test    %rax, %rax
-        jz      leave
+        jz      left
         mov     %rax, %gs:CPU_RESUME
 load:   movzwl  %gs:CPU_AFLAGS, %eax
         mov     %gs:CPU_REG + 8, %rcx

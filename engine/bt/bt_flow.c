@@ -212,6 +212,8 @@ void bt_track_sp(struct tr *t)
 void bt_lookup_rip(struct tr *t, u8 *miss)
 {
     struct emit *e = &t->e;
+    if (t->bt->set->count)
+        emit_count(e, T1, GS_WORD(BT_LOOKUPS));
     if (BT_USER(t->view))
         emit_gs(e, 0x03, T0, GS_WORD(BT_SALT)); /* add r14, salt */
     emit_rorx(e, T1, T0, 16);

@@ -5,6 +5,8 @@
  */
 #include "engine/bt/bt_keep.h"
 
+#include <sys/mman.h>
+
 /* --- records --- */
 
 u64 bt_keep_sum(const void *data, size_t n)
@@ -473,9 +475,7 @@ static void publish(const struct page *g, const struct keep_parts *p, const u8 *
 
 static bool has_room(const struct page *g, const struct keep_parts *p)
 {
-    const struct interp_cpu *ic = &g->bt->interp;
-    size_t ops = p->r->nblocks * (sizeof(struct block) + 32) + p->r->nops * sizeof(struct op);
-    return ic->arena_size - ic->arena_used >= ops &&
+    return interp_has_room(&g->bt->interp, p->r->nblocks, p->r->nops) &&
            (size_t)(g->bt->code_end - g->bt->at) >= BT_REGION_ROOM &&
            g->bt->nfaults + p->r->nfaults < BT_FAULTS_MAX;
 }
@@ -506,7 +506,16 @@ static struct block *install(struct page *g, const struct keep_parts *p, unsigne
     return NULL;
 }
 
-static struct block *find_in(const struct keep_segment *s, struct page *g, u64 hash, unsigned off)
+static void give_back(struct keep_segment *s, u64 size)
+{
+    u64 was = atomic_fetch_add_explicit(&s->used, size, memory_order_relaxed);
+    u64 first = align_up((u64)s->record, PAGE_SIZE);
+    u64 end = align_down((u64)s->record + s->size, PAGE_SIZE);
+    if (s->map && (was + size) / KEEP_RESIDENT != was / KEEP_RESIDENT && first < end)
+        madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
+static struct block *find_in(struct keep_segment *s, struct page *g, u64 hash, unsigned off)
 {
     if (!s->index)
         return NULL;
@@ -519,8 +528,10 @@ static struct block *find_in(const struct keep_segment *s, struct page *g, u64 h
             !has_block_at(&p, off))
             continue;
         struct block *b = install(g, &p, off);
-        if (b)
+        if (b) {
+            give_back(s, p.r->size);
             return b;
+        }
     }
     return NULL;
 }
@@ -542,8 +553,6 @@ struct block *bt_keep_find(struct cpu *c, struct bt_cpu *bt, unsigned view, gpa_
     struct block *b = find_in(&bt->keep->own, &g, hash, off);
     for (unsigned n = 0; !b && n < k->nsegments; n++) {
         b = find_in(&k->segment[n], &g, hash, off);
-        if (b)
-            atomic_store_explicit(&k->segment[n].used, true, memory_order_relaxed);
     }
     return b;
 }

@@ -86,8 +86,10 @@ struct keep_segment {
     void *map; /* of a file */
     size_t map_size;
     char *name;
-    _Atomic bool used;
+    _Atomic u64 used; /* bytes of records installed */
 };
+/* Of a file, so much is read before its pages are given back: most records are wanted once. */
+#define KEEP_RESIDENT (1 * MiB)
 
 #define KEEP_SEGMENTS 16
 

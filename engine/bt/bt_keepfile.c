@@ -72,6 +72,7 @@ static u64 key_of(const struct cpu_model *model, const struct bt_settings *set)
 {
     u64 h = 0xcbf29ce484222325ull ^ bt_build_hash();
     h = hash_bytes(h, &set->one_block, sizeof(set->one_block));
+    h = hash_bytes(h, &set->count, sizeof(set->count));
     return guest_cpu(host_cpu(h), model);
 }
 
@@ -165,8 +166,11 @@ static void add_segment(struct keep *k, const char *name)
     char *copy = strdup(name);
     struct keep_file *f = map_file(k, name, &size, &why);
     if (!f || why || !copy) {
+        /* A file of ours that is damaged would be so for ever. */
+        bool removed = f && why && !unlinkat(k->dir, name, 0);
         if (why)
-            log_emit(k->log, "kept translations in %s/%s are not used: %s", k->path, name, why);
+            log_emit(k->log, "kept translations in %s/%s are not used%s: %s", k->path, name,
+                     removed ? " and have been removed" : "", why);
         if (f)
             munmap(f, size);
         free(copy);

@@ -34,6 +34,7 @@ void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg)
     const char *kept_in = cfg->kept_in ? cfg->kept_in : getenv("POPF_BT_KEEP");
     *s = (struct bt_settings){
         .hot = (u8)from_environment("POPF_BT_HOT", kept_in ? HOT_KEPT : HOT, UINT8_MAX),
+        .count = cfg->count,
         .kept_in = kept_in,
         .perf_map = -1,
         .one_block = cfg->one_block || is_off("POPF_BT_REGIONS"),

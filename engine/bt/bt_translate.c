@@ -389,6 +389,8 @@ static void emit_block(struct tr *t, unsigned n)
     begin_version(t, n);
     r->grouped[n] = t->grouped;
     r->near[n] = t->e.p;
+    if (t->bt->set->count)
+        emit_count(&t->e, T1, GS_WORD(BT_BLOCKS));
     if (r->loop[n])
         bt_poll(t, r->in[n], t->at);
     emit_insns(t, ndecoded);

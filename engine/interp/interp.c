@@ -110,6 +110,8 @@ static void run_blocks(struct cpu *c, struct interp_cpu *ic, u64 stop_at)
 void interp_settle(struct cpu *c, struct interp_cpu *ic)
 {
     if (c->insn) {
+        if (unlikely(c->insn->scale == INTERP_LATE))
+            interp_bind_insn(c, c->insn);
         cpu_fix_noncanonical(c, c->insn);
         if (!c->exc.pending || !c->exc.trap)
             c->reg[X86_SLOT_RIP] -= c->insn->len;

@@ -96,13 +96,16 @@ struct block *interp_peek(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, enum 
 
 /*
  * Adds a block like this one, whose nops instructions are that long each (0: one that raises an
- * exception) and are decoded when they are executed. There must be room in the arena, 32 bytes
- * more than what it takes.
+ * exception) and are decoded when they are executed. There must be room for it.
  */
+bool interp_has_room(const struct interp_cpu *ic, unsigned nblocks, unsigned nops);
 struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct block *like,
                               const u8 *length);
 /* Decodes its instructions now, for whoever looks at them. */
 void interp_bind(struct cpu *c, struct block *b);
+/* The same by one of them, which has this in `scale` while it is not decoded. */
+#define INTERP_LATE 0xff
+void interp_bind_insn(struct cpu *c, const struct x86_insn *i);
 /* Handles of FP instructions may be dead: true if so, and all blocks are dropped. */
 bool interp_drop_dead(struct cpu *c, struct interp_cpu *ic);
 

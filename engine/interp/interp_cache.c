@@ -265,14 +265,30 @@ void interp_bind(struct cpu *c, struct block *b)
     }
 }
 
-/* The body of an instruction of such a block: disp is the way back to the block. */
-static void run_late(struct cpu *c, const struct x86_insn *i)
+static struct op *op_of(const struct x86_insn *i)
 {
-    struct op *op = (struct op *)((u8 *)(u64)i - offsetof(struct op, i));
-    interp_bind(c, (struct block *)((u8 *)op - i->disp));
+    return (struct op *)((u8 *)(u64)i - offsetof(struct op, i));
+}
+
+/* disp is the way back to the block. */
+void interp_bind_insn(struct cpu *c, const struct x86_insn *i)
+{
+    interp_bind(c, (struct block *)((u8 *)op_of(i) - i->disp));
     if (interp_drop_dead(c, c->engine))
         c->code_stale = true;
-    op->fn(c, &op->i);
+}
+
+/* The body of an instruction of such a block. */
+static void run_late(struct cpu *c, const struct x86_insn *i)
+{
+    interp_bind_insn(c, i);
+    op_of(i)->fn(c, i);
+}
+
+bool interp_has_room(const struct interp_cpu *ic, unsigned nblocks, unsigned nops)
+{
+    size_t most = nblocks * (sizeof(struct block) + 32) + nops * sizeof(struct op);
+    return ic->arena_used + most <= ic->arena_size && ic->hash_used + nblocks < HASH_FULL;
 }
 
 struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct block *like,
@@ -283,7 +299,8 @@ struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct
     b->late = true;
     for (unsigned n = 0; n < b->nops; n++) {
         s32 back = (s32)((u8 *)&b->op[n] - (u8 *)b);
-        b->op[n] = (struct op){.fn = run_late, .i = {.len = length[n], .disp = back}};
+        b->op[n] = (struct op){.fn = run_late,
+                               .i = {.len = length[n], .scale = INTERP_LATE, .disp = back}};
     }
     block_keep(c, ic, b);
     return b;
