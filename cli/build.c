@@ -222,9 +222,10 @@ static const char base_packages[] =
 static void add_includes(const struct build *b, struct args *a)
 {
     const struct build_options *o = &b->opt;
+    /* Not linux-image-cloud-amd64: it has no 9p, and so no shared folders. */
     const char *kernel = o->kernel                  ? o->kernel
                          : !strcmp(o->arch, "i386") ? "linux-image-686"
-                                                    : "linux-image-cloud-amd64";
+                                                    : "linux-image-amd64";
     args_addf(a, "--include=%s,%s", kernel, base_packages);
     if (o->cloud_init)
         args_add(a, "--include=cloud-init,cloud-guest-utils");

@@ -76,6 +76,7 @@ static const struct rule rules[] = {
     {"share", "host", PATH},
     {"share", "guest", TEXT},
     {"share", "ro", FLAG},
+    {"share", "virtiofs", FLAG},
     {"port", "name", TEXT},
     {"port", "path", PATH},
 };
@@ -261,15 +262,15 @@ static int put_share(struct reader *r, const struct toml_table *t)
 {
     int rc = 0;
     char *host = field(r, t, "host", &rc), *guest = field(r, t, "guest", &rc);
-    char *ro = field(r, t, "ro", &rc);
+    char *ro = field(r, t, "ro", &rc), *fs = field(r, t, "virtiofs", &rc);
     if (!rc && !host)
         rc = fail(r, t->line, "host is missing in [[share]]");
     if (!rc) {
         args_add(r->out, "--share");
-        args_addf(r->out, "%s%s%s%s", host, guest ? ":" : "", guest ? guest : "",
-                  ro && !strcmp(ro, "on") ? ":ro" : "");
+        args_addf(r->out, "%s%s%s%s%s", host, guest ? ":" : "", guest ? guest : "",
+                  ro && !strcmp(ro, "on") ? ":ro" : "", fs && !strcmp(fs, "on") ? ":virtiofs" : "");
     }
-    free(host), free(guest), free(ro);
+    free(host), free(guest), free(ro), free(fs);
     return rc;
 }
 

@@ -85,7 +85,7 @@ static void print_json(json_object *m)
         json_object_to_json_string_ext(m, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
-/* A machine whose process has just been found there. */
+/* Nothing if nobody answers. */
 static void list_running(const char *name, bool json, bool *header)
 {
     json_object *m = client_status(name);
@@ -129,9 +129,8 @@ static void list(bool all, bool json)
     char *folder = machine_runtime(NULL, NULL);
     struct args names = machine_names(folder);
     for (size_t i = 0; i < names.n; i++) {
-        if (machine_owner(names.v[i]))
-            list_running(names.v[i], json, &header);
-        else
+        list_running(names.v[i], json, &header);
+        if (!machine_owner(names.v[i]))
             machine_sweep(names.v[i]);
     }
     args_free(&names);

@@ -75,6 +75,7 @@ static void tables(void **state)
            "--cpus|1|--net|user,restrict,mac=52:54:00:00:00:01");
     expect("[[share]]\nhost = 'src'\nguest = '/src'\nro = true\n", "--share|src:/src:ro");
     expect("[[share]]\nhost = 'src'", "--share|src");
+    expect("[[share]]\nhost = 'src'\nvirtiofs = true", "--share|src:virtiofs");
     expect("[[port]]\nname = 'a'\npath = 's'", "--port|a=s");
 }
 

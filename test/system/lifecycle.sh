@@ -121,6 +121,11 @@ want "kill" 0 popf kill one
 want "start, to be killed" 0 start --name one
 pid=$(popf ps --json | sed -n 's/.*"name":"one","pid":\([0-9]*\).*/\1/p')
 kill -9 "$pid"
+n=0
+while [ -e "/proc/$pid" ] && [ $n -lt 100 ]; do
+    n=$((n + 1))
+    sleep 0.1
+done
 want "ps after SIGKILL" 0 popf ps -a
 said "it is told that popf was killed" "^one  *ended .*popf was killed"
 [ ! -e "$dir/one" ] && ok "lifecycle: what it left is swept" ||
@@ -141,6 +146,8 @@ want "a machine file" 0 popf run "$home/two.toml"
 want "its machine" 0 popf ps --json
 said "has what the file says" '"name":"two",.*"cpus":2,"memory":268435456'
 want "its end" 0 popf kill two
+[ ! -e "$dir/two" ] && ok "lifecycle: nothing of it is left" ||
+    not_ok "lifecycle: nothing of it is left" "$dir/two is there"
 echo "memroy = 1" >"$home/bad.toml"
 want "a wrong machine file" 2 popf run "$home/bad.toml"
 said "is told with its line" 'bad.toml:1: unknown key "memroy"'
