@@ -452,8 +452,8 @@ void machine_ended(struct machine *m, const struct popf_outcome *how)
 /* A machine that never started has not been there. */
 static void remove_state(const struct machine *m)
 {
-    static const char *const files[] = {"log", "machine.json", NULL};
-    for (unsigned i = 0; i < 3; i++) {
+    static const char *const files[] = {"log", "messages", "machine.json", NULL};
+    for (unsigned i = 0; i < 4; i++) { /* NULL: the folder */
         char *path = machine_state(m->name, files[i]);
         remove(path);
         free(path);

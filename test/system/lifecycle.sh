@@ -148,6 +148,7 @@ said "has what the file says" '"name":"two",.*"cpus":2,"memory":268435456'
 want "its end" 0 popf kill two
 [ ! -e "$dir/two" ] && ok "lifecycle: nothing of it is left" ||
     not_ok "lifecycle: nothing of it is left" "$dir/two is there"
+want "its rm" 0 popf rm two
 echo "memroy = 1" >"$home/bad.toml"
 want "a wrong machine file" 2 popf run "$home/bad.toml"
 said "is told with its line" 'bad.toml:1: unknown key "memroy"'
