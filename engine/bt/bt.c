@@ -626,6 +626,7 @@ static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_r
     set_gs((u64)cpu_window(c));
     *res = (struct engine_result){.exit = EXIT_BUDGET};
     struct bt_cpu *bt = c->engine;
+    c->cr8_known = 0;
     u64 began = __builtin_ia32_rdtsc();
     loop(c, bt, res);
     bt->count.running += __builtin_ia32_rdtsc() - began;
