@@ -225,7 +225,7 @@ static int view_of(const struct cpu *c)
 /* Execution goes on behind the instruction as it was. */
 static bool went_on(struct cpu *c, struct bt_cpu *bt, const struct bt_site *s)
 {
-    return undisturbed(c, bt) && view_of(c) == (int)c->emitted[BT_VIEW] && c->mode == X86_MODE64 &&
+    return undisturbed(c, bt) && view_of(c) == (int)c->emitted[BT_VIEW] && translatable(c) &&
            c->reg[X86_SLOT_RIP] == bt_site_rip(c, s);
 }
 
