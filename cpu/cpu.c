@@ -152,6 +152,7 @@ void cpu_reset(struct cpu *c, bool init)
     c->dr[6] = DR6_FIXED;
     c->dr[7] = DR7_FIXED;
 
+    c->cr8_known = 0;
     reset_pending(c);
     c->activity = c->id == 0 ? CPU_RUNNING : CPU_WAIT_SIPI;
     if (!init) {

@@ -73,6 +73,7 @@ void cpu_nmi_raise(struct cpu *c)
     u32 ev = atomic_load(&c->events);
     while (!atomic_compare_exchange_weak(&c->events, &ev, ev | (ev & EV_NMI ? EV_NMI2 : EV_NMI)))
         ;
+    atomic_store_explicit(&c->poll, 1, memory_order_relaxed);
 }
 
 bool cpu_nmi_take(struct cpu *c)

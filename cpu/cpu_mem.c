@@ -197,6 +197,7 @@ static void mmio_read(struct cpu *c, gpa_t gpa, u8 *buf, unsigned size)
 static void mmio_write(struct cpu *c, gpa_t gpa, const u8 *buf, unsigned size)
 {
     cpu_leave(c);
+    c->cr8_known = 0; /* it might be the local APIC's */
     while (size) {
         unsigned n = mmio_piece(gpa, size);
         u64 v = 0;

@@ -479,6 +479,7 @@ static enum answer read_world(struct cpu *c, u32 msr, u64 *val)
 static enum answer write_world(struct cpu *c, u32 msr, u64 val)
 {
     cpu_leave(c);
+    c->cr8_known = 0; /* the local APIC's task priority is one of them */
     return answer(c->world->msr_write && c->world->msr_write(c, msr, val) == 0);
 }
 

@@ -56,6 +56,7 @@ static void write_cr8(struct cpu *c, u64 val)
         cpu_throw_gp(c, 0);
     cpu_leave(c);
     c->world->cr8_write(c, val);
+    c->cr8_known = val + 1;
 }
 
 static void check_cr_number(struct cpu *c, unsigned n)

@@ -225,7 +225,7 @@ static int view_of(const struct cpu *c)
 /* Execution goes on behind the instruction as it was. */
 static bool went_on(struct cpu *c, struct bt_cpu *bt, const struct bt_site *s)
 {
-    return undisturbed(c, bt) && view_of(c) == (int)c->emitted[BT_VIEW] && c->mode == X86_MODE64 &&
+    return undisturbed(c, bt) && view_of(c) == (int)c->emitted[BT_VIEW] && translatable(c) &&
            c->reg[X86_SLOT_RIP] == bt_site_rip(c, s);
 }
 
@@ -626,6 +626,7 @@ static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_r
     set_gs((u64)cpu_window(c));
     *res = (struct engine_result){.exit = EXIT_BUDGET};
     struct bt_cpu *bt = c->engine;
+    c->cr8_known = 0;
     u64 began = __builtin_ia32_rdtsc();
     loop(c, bt, res);
     bt->count.running += __builtin_ia32_rdtsc() - began;

@@ -92,6 +92,21 @@ void bt_push_gs(struct tr *t, u32 off)
     bt_cold_resume(t);
 }
 
+void bt_push_sel(struct tr *t, u32 off)
+{
+    struct emit *e = &t->e;
+    emit_push_lookup(t);
+    bt_combine(t);
+    e8(e, 0x65), e8(e, 0x44), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0x2c), e8(e, 0x25); /* movzx r13d, */
+    e32(e, off);
+    bt_access(t);
+    if (t->word == 4)
+        e8(e, 0x66); /* the slot's upper half stays */
+    emit_mem_sized(e, t->word, 0x89, T1, T0, 0);
+    bt_adjust_sp(t, -t->word);
+    bt_cold_resume(t);
+}
+
 void bt_top_t0(struct tr *t)
 {
     emit_pop_lookup(t);

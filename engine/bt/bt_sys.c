@@ -282,6 +282,35 @@ static bool emit_read(struct tr *t, unsigned reg, u32 off, unsigned size)
     return true;
 }
 
+/* The value that is there already. What another one lets through, or holds back, the machine
+ * knows. */
+static bool emit_mov_to_cr8(struct tr *t)
+{
+    if (!in_kernel(t) || t->d.i.reg != 8)
+        return false;
+    bt_save_flags(t);
+    emit_lea(&t->e, T1, bt_reg(t, t->d.i.rm, T1), 1);
+    emit_gs(&t->e, 0x3b, T1, GS_CPU(cr8_known)); /* cmp */
+    body_if(t, JNZ);
+    bt_cold_resume(t);
+    return true;
+}
+
+static bool emit_mov_from_cr8(struct tr *t)
+{
+    struct emit *e = &t->e;
+    unsigned reg = t->d.i.rm;
+    bt_save_flags(t);
+    emit_load(e, T1, GS_CPU(cr8_known));
+    e8(e, 0x49), e8(e, 0x83), e8(e, 0xed), e8(e, 1); /* sub r13, 1 */
+    bt_body_if(t, JC);
+    if (!is_homed(reg))
+        emit_mov(e, host_reg(reg), T1);
+    put_reg(t, reg);
+    bt_cold_resume(t);
+    return true;
+}
+
 static bool emit_mov_from_cr(struct tr *t)
 {
     static const u16 at[5] = {[0] = offsetof(struct cpu, cr0),
@@ -289,9 +318,37 @@ static bool emit_mov_from_cr(struct tr *t)
                               [3] = offsetof(struct cpu, cr3),
                               [4] = offsetof(struct cpu, cr4)};
     unsigned n = t->d.i.reg;
+    if (in_kernel(t) && n == 8)
+        return emit_mov_from_cr8(t);
     if (!in_kernel(t) || n >= ARRAY_SIZE(at) || !at[n])
         return false;
     return emit_read(t, t->d.i.rm, (u32)(at[n] - (s32)CPU_SPAN), t->word);
+}
+
+static u32 sel_field(const struct tr *t)
+{
+    return (u32)(GS_CPU(seg) + t->d.i.reg * sizeof(struct seg) + offsetof(struct seg, sel));
+}
+
+static bool emit_mov_from_sreg(struct tr *t)
+{
+    struct emit *e = &t->e;
+    const struct x86_insn *i = &t->d.i;
+    if (i->prefix & X86_PFX_MEM || i->opsize == 2 || i->reg > GS)
+        return false;
+    unsigned reg = out_reg(i->rm);
+    e8(e, 0x65), e8(e, 0x40 | (reg >> 3 & 1) << 2), e8(e, 0x0f), e8(e, 0xb7); /* movzx reg32, */
+    e8(e, (reg & 7) << 3 | 4), e8(e, 0x25), e32(e, sel_field(t));
+    put_reg(t, i->rm);
+    return true;
+}
+
+static bool emit_push_sreg(struct tr *t)
+{
+    if (t->d.i.opsize != t->word)
+        return false;
+    bt_push_sel(t, sel_field(t));
+    return true;
 }
 
 /* CR4.FSGSBASE is asked first. */
@@ -387,8 +444,14 @@ bool bt_sys(struct tr *t)
         return emit_rdtsc(t, t->d.op == X86_RDTSCP);
     case X86_RDPID:
         return emit_read(t, t->d.i.rm, GS_CPU(tsc_aux), 4);
+    case X86_MOV_TO_CR:
+        return emit_mov_to_cr8(t);
     case X86_MOV_FROM_CR:
         return emit_mov_from_cr(t);
+    case X86_MOV_FROM_SREG:
+        return emit_mov_from_sreg(t);
+    case X86_PUSH_SREG:
+        return emit_push_sreg(t);
     case X86_RDFSBASE:
     case X86_RDGSBASE:
         return emit_rdbase(t, t->d.op == X86_RDFSBASE ? FS : GS);

@@ -269,6 +269,8 @@ void bt_lookup_rip(struct tr *t,
                    u8 *miss); /* jumps to RIP = T0 by the jump table; flags are saved */
 /* Pushes a word from gs:[off], which may be under GS_WORD(BT_TARGET). */
 void bt_push_gs(struct tr *t, u32 off);
+/* Pushes a selector from gs:[off] as PUSH of a segment register does. */
+void bt_push_sel(struct tr *t, u32 off);
 /* T0 = the word on top of the stack, which bt_adjust_sp() takes off it. */
 void bt_top_t0(struct tr *t);
 void bt_adjust_sp(struct tr *t, s32 by);
