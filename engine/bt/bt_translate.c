@@ -328,6 +328,8 @@ static void emit_op(struct tr *t, unsigned n, const u32 *live, const struct x86_
     t->at = t->next;
     t->flags_live = live[n] != 0;
     t->live_after = live[n + 1] != 0;
+    if (t->bt->set->dump && !t->slow && !t->in_shadow)
+        t->dump.op[t->bi][n] = (u32)(t->e.p - t->bt->code);
     if (!d) {
         emit_body(t, BT_STUB_JUMP); /* raises an exception */
         t->ended = true;
@@ -344,12 +346,25 @@ bool bt_can_shadow(const struct tr *t)
     return b && b->nops;
 }
 
+static void note_guest(struct tr *t, struct block *b)
+{
+    for (unsigned n = 0; n < t->nguests && n < GUESTS_MAX; n++)
+        if (t->guest[n] == b)
+            return;
+    if (t->nguests < GUESTS_MAX)
+        t->guest[t->nguests] = b;
+    t->nguests += t->nguests <= GUESTS_MAX;
+}
+
 void bt_shadow(struct tr *t)
 {
     u32 live[BLOCK_OPS_MAX + 1];
     struct x86_decoded d;
     bool grouped = t->grouped;
     t->b = bt_block_at(t, t->next);
+    interp_bind(t->c, t->b);
+    if (bt_region_at(t, t->next) < 0)
+        note_guest(t, t->b);
     bt_block_live(t->b, FLAGS_ARITH, live);
     const u8 *code = mem_ptr(t->c->mem, t->b->gpa);
     bool ok = t->b->op[0].i.len &&
@@ -431,6 +446,9 @@ static void begin(struct tr *t, struct cpu *c, struct bt_cpu *bt, const struct b
     t->word = b->mode == X86_MODE64 ? 8 : 4;
     t->e.p = bt->at;
     t->ncold = t->nfixups = 0;
+    t->nguests = 0;
+    if (bt->set->dump)
+        cpu_fill(&t->dump, 0, sizeof(t->dump));
 }
 
 bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
@@ -441,17 +459,19 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     begin(t, c, bt, b);
     interp_bind(c, b);
     bt_find_region(t, b);
-    if (interp_drop_dead(c, &bt->interp))
-        return false;
     for (unsigned n = 0; n < t->r.n; n++)
         emit_block(t, n);
+    t->dump.slow = (u32)(t->e.p - bt->code);
     for (unsigned n = 0; n < t->r.n; n++)
         if (t->r.grouped[n])
             emit_slow_block(t, n);
     for (unsigned n = 0; n < t->nfixups; n++)
         emit_patch(t->fixup[n].site, t->r.near[t->fixup[n].to]);
+    t->dump.cold = (u32)(t->e.p - bt->code);
     for (unsigned n = 0; n < t->ncold; n++)
         emit_cold_one(t, &t->cold[n]);
+    if (interp_drop_dead(c, &bt->interp))
+        return false;
     if (mem_code_gen(c->mem, b->page) != b->gen) {
         bt->nfaults = faults;
         return false; /* another CPU has just changed the page: this may mix old and new code */
@@ -461,9 +481,11 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     bt->bytes += (u64)(t->e.p - bt->at);
     keep(t);
     if (bt->set->perf_map >= 0)
-        bt_perfmap_add(bt->set->perf_map, start, (u64)(t->e.p - start), c->reg[X86_SLOT_RIP],
-                       t->view);
-    if (bt->keep)
+        bt_perfmap_add(bt->set->perf_map, bt->map.run + (start - bt->code), (u64)(t->e.p - start),
+                       c->reg[X86_SLOT_RIP], t->view);
+    if (bt->set->dump)
+        bt_dump(t, start);
+    if (bt->keep && t->nguests <= GUESTS_MAX)
         bt_keep_record(t, start, faults);
     return true;
 }
