@@ -251,10 +251,10 @@ struct cpu {
 
     struct cpu_debug *debug; /* not owned; NULL: no debugger (cpu_debug.h) */
 
-    u64 insns;    /* guest instructions retired, counted by block */
+    u64 insns;     /* guest instructions retired, counted by block */
     u64 cr8_known; /* CR8 plus 1 since it was last written; 0: the machine has to be asked */
-    u64 pause_at; /* insns at the last PAUSE */
-    u32 pauses;   /* so many in a row: the guest spins */
+    u64 pause_at;  /* insns at the last PAUSE */
+    u32 pauses;    /* so many in a row: the guest spins */
 
     /* --- surroundings; not owned --- */
     unsigned id; /* index in the machine = initial APIC id */
