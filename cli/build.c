@@ -211,13 +211,16 @@ static const char *const no_modules[] = {
 
 static void add_excludes(struct args *a)
 {
-    for (size_t i = 0; i < sizeof(no_modules) / sizeof(no_modules[0]); i++)
+    for (size_t i = 0; i < sizeof(no_modules) / sizeof(no_modules[0]); i++) {
         args_addf(a, "--dpkgopt=path-exclude=/lib/modules/*/kernel/%s/*", no_modules[i]);
+        args_addf(a, "--dpkgopt=path-exclude=/usr/lib/modules/*/kernel/%s/*", no_modules[i]);
+    }
 }
 
 static const char base_packages[] =
     "initramfs-tools,zstd,busybox,systemd-sysv,udev,dbus,libpam-systemd,systemd-resolved,"
-    "openssh-server,iproute2,iputils-ping,sudo,ca-certificates,kmod,procps,less,nano,netbase";
+    "openssh-server,e2fsprogs,iproute2,iputils-ping,sudo,ca-certificates,kmod,procps,less,nano,"
+    "netbase";
 
 static void add_includes(const struct build *b, struct args *a)
 {

@@ -372,10 +372,8 @@ static int set_up(struct machine *m, struct popf_config *cfg, const struct machi
         m->vsock = machine_runtime(m->name, "vsock");
         cfg->vsock = m->vsock;
     }
-    if (add_seed(m, cfg, &o->seed, err))
-        return -1;
     m->about = describe(m, cfg);
-    return 0;
+    return add_seed(m, cfg, &o->seed, err);
 }
 
 int machine_new(struct machine **out, struct popf_config *cfg, const struct machine_options *o,
