@@ -248,6 +248,24 @@ static inline u64 bt_site_rip(const struct cpu *c, const struct bt_site *s)
     return (c->emitted[BT_VBASE] + s->next) & (c->mode == X86_MODE64 ? ~0ull : 0xffffffffull);
 }
 
+/* --- bt_call.c: what emitted code counts on --- */
+
+/* The view's jump table; what no RIP of a slot looks like. */
+u64 *bt_tags(const struct bt_cpu *bt, unsigned view);
+u64 bt_no_tag(unsigned slot);
+/* RIP (+ salt) leads to this far entry. */
+void bt_remember(struct bt_cpu *bt, unsigned view, u64 tag, const u8 *code);
+/* No return is predicted any more. */
+void bt_reset_stack(struct bt_cpu *bt, unsigned view);
+/* Heeds what has changed since translations were last entered. */
+void bt_catch_up(struct cpu *c, struct bt_cpu *bt);
+/* The CPU is in a state that translations are made for. */
+bool bt_translatable(const struct cpu *c);
+/* Its view; -1: alignment is checked. */
+int bt_view_of(const struct cpu *c);
+/* Emitted code goes on in this view. */
+void bt_enter_view(struct cpu *c, unsigned view);
+
 /* Called by bt_entry.S: where to go on in emitted code, or NULL to leave. */
 const u8 *bt_body(struct cpu *c, const struct bt_site *s);
 const u8 *bt_next(struct cpu *c, const struct bt_site *s);
