@@ -133,6 +133,8 @@ struct bt_settings {
     bool one_block;   /* regions of one block */
     bool count;       /* emitted code counts blocks and look-ups */
     size_t code_size; /* bytes of emitted code per CPU */
+    bool dump;        /* show the translation of ... */
+    u64 dump_at;
     const char *kept_in;
     int perf_map; /* file descriptor; -1: none */
 };

@@ -35,6 +35,8 @@ void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg)
     *s = (struct bt_settings){
         .hot = (u8)from_environment("POPF_BT_HOT", kept_in ? HOT_KEPT : HOT, UINT8_MAX),
         .count = cfg->count,
+        .dump = cfg->dump,
+        .dump_at = cfg->dump_at,
         .kept_in = kept_in,
         .perf_map = -1,
         .one_block = cfg->one_block || is_off("POPF_BT_REGIONS"),

@@ -120,6 +120,11 @@ struct tr {
     u8 t_home[2];     /* guest register in memory whose value is in T0, in T1; 0: none */
     s8 t1_group;      /* whose addend is in T1 */
     unsigned t1_insn; /* after this instruction */
+    bool foreign;     /* the code depends on guest code that is not in the region */
+    struct {
+        u32 op[REGION_BLOCKS][BLOCK_OPS_MAX]; /* offset of each one's code; 0: none */
+        u32 slow, cold;                       /* where blocks without groups, cold parts begin */
+    } dump;                                   /* for bt_dump() */
     unsigned nfixups;
     struct fixup fixup[FIXUPS_MAX];
 };
@@ -277,5 +282,8 @@ void bt_leave_if(struct tr *t, unsigned cc);
 void bt_poll(struct tr *t, u32 live, u16 at); /* leaves for `at` if cpu.poll is set */
 /* After bt_lookup() and friends: did this instruction leave RSP a multiple of the word? */
 void bt_track_sp(struct tr *t);
+
+/* bt_dump.c: if the region just translated to what begins here is what --bt-dump wants. */
+void bt_dump(struct tr *t, const u8 *start);
 
 #endif

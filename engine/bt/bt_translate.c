@@ -328,6 +328,8 @@ static void emit_op(struct tr *t, unsigned n, const u32 *live, const struct x86_
     t->at = t->next;
     t->flags_live = live[n] != 0;
     t->live_after = live[n + 1] != 0;
+    if (t->bt->set->dump && !t->slow && !t->in_shadow)
+        t->dump.op[t->bi][n] = (u32)(t->e.p - t->bt->code);
     if (!d) {
         emit_body(t, BT_STUB_JUMP); /* raises an exception */
         t->ended = true;
@@ -350,6 +352,8 @@ void bt_shadow(struct tr *t)
     struct x86_decoded d;
     bool grouped = t->grouped;
     t->b = bt_block_at(t, t->next);
+    interp_bind(t->c, t->b);
+    t->foreign |= bt_region_at(t, t->next) < 0;
     bt_block_live(t->b, FLAGS_ARITH, live);
     const u8 *code = mem_ptr(t->c->mem, t->b->gpa);
     bool ok = t->b->op[0].i.len &&
@@ -431,6 +435,9 @@ static void begin(struct tr *t, struct cpu *c, struct bt_cpu *bt, const struct b
     t->word = b->mode == X86_MODE64 ? 8 : 4;
     t->e.p = bt->at;
     t->ncold = t->nfixups = 0;
+    t->foreign = false;
+    if (bt->set->dump)
+        cpu_fill(&t->dump, 0, sizeof(t->dump));
 }
 
 bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
@@ -441,17 +448,19 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     begin(t, c, bt, b);
     interp_bind(c, b);
     bt_find_region(t, b);
-    if (interp_drop_dead(c, &bt->interp))
-        return false;
     for (unsigned n = 0; n < t->r.n; n++)
         emit_block(t, n);
+    t->dump.slow = (u32)(t->e.p - bt->code);
     for (unsigned n = 0; n < t->r.n; n++)
         if (t->r.grouped[n])
             emit_slow_block(t, n);
     for (unsigned n = 0; n < t->nfixups; n++)
         emit_patch(t->fixup[n].site, t->r.near[t->fixup[n].to]);
+    t->dump.cold = (u32)(t->e.p - bt->code);
     for (unsigned n = 0; n < t->ncold; n++)
         emit_cold_one(t, &t->cold[n]);
+    if (interp_drop_dead(c, &bt->interp))
+        return false;
     if (mem_code_gen(c->mem, b->page) != b->gen) {
         bt->nfaults = faults;
         return false; /* another CPU has just changed the page: this may mix old and new code */
@@ -463,7 +472,9 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     if (bt->set->perf_map >= 0)
         bt_perfmap_add(bt->set->perf_map, start, (u64)(t->e.p - start), c->reg[X86_SLOT_RIP],
                        t->view);
-    if (bt->keep)
+    if (bt->set->dump)
+        bt_dump(t, start);
+    if (bt->keep && !t->foreign)
         bt_keep_record(t, start, faults);
     return true;
 }

@@ -32,6 +32,7 @@ struct counts {
     unsigned long long translated, kept, refused; /* regions */
     unsigned code;                                /* that the guest ended with */
     unsigned complaints;                          /* lines of log */
+    unsigned regions_shown;                       /* of them, of --bt-dump */
 };
 
 static void on_stats(void *arg, const char *line)
@@ -55,11 +56,20 @@ static void on_stats(void *arg, const char *line)
 static void on_log(void *arg, const char *line)
 {
     struct counts *c = arg;
-    print_message("%s\n", line);
+    if (strncmp(line, "bt: ", 4))
+        print_message("# %s\n", line);
     c->complaints++;
+    c->regions_shown += strstr(line, " region at ") != NULL;
 }
 
-static struct popf *create(const struct folder *f, struct counts *c, struct popf_error *err)
+/* Of the next machine. */
+struct look {
+    bool perf_map, dump;
+    uint64_t at;
+};
+
+static struct popf *create_looking(const struct folder *f, struct counts *c, struct look look,
+                                   struct popf_error *err)
 {
     struct popf_config cfg = POPF_CONFIG_INIT;
     cfg.kernel = f->guest;
@@ -70,15 +80,24 @@ static struct popf *create(const struct folder *f, struct counts *c, struct popf
     cfg.no_reboot = true;
     cfg.log = on_log;
     cfg.log_arg = c;
+    cfg.perf_map = look.perf_map;
+    cfg.bt_dump = look.dump;
+    cfg.bt_dump_at = look.at;
+    cfg.count_blocks = look.dump;
     return popf_create(&cfg, err);
 }
 
-static struct counts run(const struct folder *f)
+static struct popf *create(const struct folder *f, struct counts *c, struct popf_error *err)
+{
+    return create_looking(f, c, (struct look){0}, err);
+}
+
+static struct counts run_looking(const struct folder *f, struct look look)
 {
     struct counts c = {0};
     struct popf_error err = {{0}};
     struct popf_outcome how;
-    struct popf *vm = create(f, &c, &err);
+    struct popf *vm = create_looking(f, &c, look, &err);
     if (!vm || popf_start(vm, &err))
         fail_msg("%s", err.msg);
     if (popf_wait_ms(vm, &how, LIMIT_MS))
@@ -88,6 +107,11 @@ static struct counts run(const struct folder *f)
     popf_engine_stats(vm, on_stats, &c);
     popf_destroy(vm);
     return c;
+}
+
+static struct counts run(const struct folder *f)
+{
+    return run_looking(f, (struct look){0});
 }
 
 /* --- the folder --- */
@@ -327,6 +351,31 @@ static void test_merge(void **state)
     assert_warm(run(f), cold);
 }
 
+/* Names for perf; the translation of one of those addresses is shown. */
+static void test_looking_inside(void **state)
+{
+    struct counts plain = run_looking(*state, (struct look){.perf_map = true});
+    char path[64], line[256];
+    unsigned long long code, size, rip = 0, lines = 0;
+    snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    while (fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "%llx %llx guest_%llx", &code, &size, &rip) != 3)
+            assert_int_equal(sscanf(line, "%llx %llx guest_user_%llx", &code, &size, &rip), 3);
+        assert_true(size > 0 && size < 1 << 18);
+        lines++;
+    }
+    fclose(f);
+    unlink(path);
+    assert_int_equal(lines, plain.translated);
+    struct counts shown = run_looking(*state, (struct look){.dump = true, .at = rip});
+    assert_int_equal(shown.code, plain.code);
+    assert_true(shown.regions_shown > 0);
+    assert_true(shown.complaints > 3 * shown.regions_shown);
+    assert_true(shown.translated > plain.translated / 2); /* counting is another key */
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2)
@@ -338,8 +387,9 @@ int main(int argc, char **argv)
 #f, f, begin, end, argv[1]                                                                 \
     }
     const struct CMUnitTest tests[] = {
-        TEST(test_second_start),   TEST(test_damage),      TEST(test_cut_short), TEST(test_foreign),
-        TEST(test_refused_folder), TEST(test_two_at_once), TEST(test_merge),
+        TEST(test_second_start), TEST(test_damage),         TEST(test_cut_short),
+        TEST(test_foreign),      TEST(test_refused_folder), TEST(test_two_at_once),
+        TEST(test_merge),        TEST(test_looking_inside),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("code cache", tests, NULL, NULL);
