@@ -327,7 +327,8 @@ static void join(struct cpu *c, struct bt_cpu *bt, const struct bt_exit *x, stru
     unsigned m = c->emitted[BT_VIEW] % 3;
     if (!x || !x->patch || (b->gpa & PAGE_MASK) != (unsigned)x->offset || !b->near[m])
         return;
-    emit_patch((u8 *)x + x->patch, bt->code + (x->offset <= x->from ? b->check[m] : b->near[m]));
+    u8 *site = bt->code + ((const u8 *)x - bt->map.run) + x->patch;
+    emit_patch(site, bt->code + (x->offset <= x->from ? b->check[m] : b->near[m]));
 }
 
 /* Before a block is decoded: has it been translated in another run? */
@@ -433,7 +434,7 @@ static const struct bt_exit *enter(struct cpu *c, struct bt_cpu *bt, const struc
     u64 rip = c->reg[X86_SLOT_RIP];
     unsigned view = (unsigned)c->emitted[BT_VIEW];
     u64 tag = rip + (BT_USER(view) ? c->emitted[BT_SALT] : 0);
-    const u8 *code = bt->code + b->far[view % 3];
+    const u8 *code = bt->map.run + b->far[view % 3];
     remember(bt, view, tag, code);
     c->emitted[BT_R14] = tag;
     c->emitted[BT_RESUME] = (u64)code;
@@ -570,7 +571,7 @@ static void on_fault(int sig, siginfo_t *si, void *context)
         crash(sig);
     struct cpu *c = (struct cpu *)(gs - CPU_SPAN);
     struct bt_cpu *bt = c->engine;
-    u64 at = (u64)reg[REG_RIP] - (u64)bt->code;
+    u64 at = (u64)reg[REG_RIP] - (u64)bt->map.run;
     if (at >= bt->set->code_size)
         crash(sig);
     bt->faults++;
@@ -582,7 +583,7 @@ static void on_fault(int sig, siginfo_t *si, void *context)
     const struct bt_fault *f = find_fault(bt, (u32)at);
     if (!f)
         crash(sig);
-    reg[REG_RIP] = (greg_t)(bt->code + f->cold);
+    reg[REG_RIP] = (greg_t)(bt->map.run + f->cold);
 }
 
 /* Signals go to a stack of their own: emitted code has next to none. Others than faults wait. */
@@ -641,12 +642,10 @@ int bt_usable(struct err *e)
     if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGS) || !__builtin_cpu_supports("bmi2"))
         return err_set(e, "the translator needs a host with BMI2 and FSGSBASE (CPUs since 2013, "
                           "Linux 5.9); use --engine interp");
-    void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
-                   -1, 0);
-    if (p == MAP_FAILED)
-        return err_set(e, "the translator needs memory that is writable and executable, which is "
-                          "forbidden here (SELinux, seccomp); use --engine interp");
-    munmap(p, PAGE_SIZE);
+    struct bt_code code;
+    if (bt_code_map(&code, PAGE_SIZE, e) < 0)
+        return -1;
+    bt_code_unmap(&code);
     return 0;
 }
 
@@ -733,8 +732,7 @@ static void free_tables(struct bt_cpu *bt)
 {
     if (bt->keep)
         bt_keep_detach(bt->keep);
-    if (bt->code)
-        munmap(bt->code, bt->set->code_size);
+    bt_code_unmap(&bt->map);
     if (bt->fault)
         munmap(bt->fault, BT_FAULTS_MAX * sizeof(*bt->fault));
     if (bt->sigstack)
@@ -757,7 +755,7 @@ static int make_views(struct bt_cpu *bt)
             return -1;
         u64 *base = (u64 *)(gs + BT_STACK_BASE(v));
         for (unsigned n = 0; n < 8; n++)
-            base[n] = (u64)bt->code + (BT_STUB_SENTINEL + v) * BT_STUB_SIZE;
+            base[n] = (u64)bt->map.run + (BT_STUB_SENTINEL + v) * BT_STUB_SIZE;
         tags(bt, v)[0] = no_tag(0); /* all zero, it would match RIP 0 */
         bt->filled[v] = reserve(BT_JUMPS * sizeof(u16), PROT_READ | PROT_WRITE);
         if (!bt->filled[v])
@@ -769,10 +767,9 @@ static int make_views(struct bt_cpu *bt)
 
 static int make_tables(struct bt_cpu *bt, struct err *e)
 {
-    bt->code = reserve(bt->set->code_size, PROT_READ | PROT_WRITE | PROT_EXEC);
-    if (!bt->code)
-        return err_errno(e, "cannot have memory that is writable and executable "
-                            "(use --engine interp)");
+    if (bt_code_map(&bt->map, bt->set->code_size, e) < 0)
+        return -1;
+    bt->code = bt->map.write;
     bt->code_end = bt->code + bt->set->code_size;
     bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
     bt->fault = reserve(BT_FAULTS_MAX * sizeof(*bt->fault), PROT_READ | PROT_WRITE);

@@ -164,11 +164,20 @@ void bt_known_add(struct bt_known *k, gpa_t gpa);   /* has been translated */
 bool bt_known(const struct bt_known *k, gpa_t gpa); /* had been when all was dropped last */
 void bt_known_next(struct bt_known *k);             /* all is dropped */
 
+/* bt_map.c: memory for code. The two addresses are one where the host allows that. */
+struct bt_code {
+    u8 *write, *run;
+    size_t size;
+};
+int bt_code_map(struct bt_code *m, size_t size, struct err *e);
+void bt_code_unmap(struct bt_code *m);
+
 struct bt_cpu {
     struct interp_cpu interp; /* first: the interpreter finds itself in cpu.engine */
     struct cpu *cpu;
     struct bt *engine;
-    u8 *code, *code_end;    /* emitted code, writable and executable */
+    struct bt_code map;
+    u8 *code, *code_end;    /* emitted code, where it is written */
     u8 *at;                 /* free from here */
     struct bt_fault *fault; /* sorted */
     unsigned nfaults;

@@ -107,7 +107,7 @@ void bt_dump(struct tr *t, const u8 *start)
              "at %p",
              t->c->id, (unsigned long long)t->c->reg[X86_SLOT_RIP],
              (unsigned long long)t->r.blk[0]->gpa, who[t->mode], t->word * 8, t->r.n, end - from,
-             (const void *)start);
+             (const void *)(t->bt->map.run + from));
     for (unsigned n = 0; n < t->r.n; n++)
         block(t, n, page_rip, from);
     if (t->dump.slow < t->dump.cold)

@@ -470,8 +470,8 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     bt->bytes += (u64)(t->e.p - bt->at);
     keep(t);
     if (bt->set->perf_map >= 0)
-        bt_perfmap_add(bt->set->perf_map, start, (u64)(t->e.p - start), c->reg[X86_SLOT_RIP],
-                       t->view);
+        bt_perfmap_add(bt->set->perf_map, bt->map.run + (start - bt->code), (u64)(t->e.p - start),
+                       c->reg[X86_SLOT_RIP], t->view);
     if (bt->set->dump)
         bt_dump(t, start);
     if (bt->keep && !t->foreign)
