@@ -30,7 +30,7 @@ bool bt_keep_split(const void *record, u64 room, struct keep_parts *p)
 {
     const struct keep_record *r = record;
     if (room < sizeof(*r) || r->size > room || r->size & 7 || r->zero || !r->nblocks ||
-        r->nblocks > REGION_BLOCKS || r->view >= BT_VIEWS || !r->code)
+        r->nblocks > KEEP_BLOCKS || r->view >= BT_VIEWS || !r->code)
         return false;
     p->r = r;
     p->block = (const struct keep_block *)(r + 1);
@@ -158,13 +158,24 @@ static bool sweep(struct sweep *s)
     return true;
 }
 
-static unsigned count_ops(const struct region *r, unsigned *bytes)
+/* The region's blocks, then those that it depends on. */
+static unsigned count_blocks(const struct tr *t)
+{
+    return t->r.n + t->nguests;
+}
+
+static const struct block *block_at(const struct tr *t, unsigned n)
+{
+    return n < t->r.n ? t->r.blk[n] : t->guest[n - t->r.n];
+}
+
+static unsigned count_ops(const struct tr *t, unsigned *bytes)
 {
     unsigned nops = 0;
     *bytes = 0;
-    for (unsigned n = 0; n < r->n; n++) {
-        nops += r->blk[n]->nops;
-        *bytes += r->blk[n]->bytes;
+    for (unsigned n = 0; n < count_blocks(t); n++) {
+        nops += block_at(t, n)->nops;
+        *bytes += block_at(t, n)->bytes;
     }
     return nops;
 }
@@ -175,25 +186,35 @@ static u64 block_hash(const struct tr *t, const struct block *b)
     return bt_keep_hash(mem_ptr(t->c->mem, b->gpa), (unsigned)PAGE_SIZE - off, off, t->view);
 }
 
-static void put_blocks(const struct sweep *s, const struct keep_parts *p)
+static struct keep_block describe(const struct sweep *s, unsigned n)
 {
     const struct tr *t = s->t;
-    struct keep_block *kb = (struct keep_block *)p->block;
+    const struct block *b = block_at(t, n);
+    u64 hash = block_hash(t, b);
+    struct keep_block k = {.off = b->gpa & PAGE_MASK,
+                           .bytes = b->bytes,
+                           .nops = (u8)b->nops,
+                           .flags = b->ends ? KEEP_ENDS : 0,
+                           .hash = {(u32)hash, (u32)(hash >> 32)}};
+    if (n >= t->r.n) {
+        k.flags |= KEEP_GUEST;
+        return k;
+    }
+    k.near = (u16)(t->r.near[n] - s->start);
+    k.live = (u16)t->r.in[n];
+    k.flags |= t->r.loop[n] ? KEEP_LOOP : 0;
+    return k;
+}
+
+static void put_blocks(const struct sweep *s, const struct keep_parts *p)
+{
     u8 *length = (u8 *)p->length, *bytes = (u8 *)p->bytes;
-    for (unsigned n = 0; n < t->r.n; n++, kb++) {
-        const struct block *b = t->r.blk[n];
-        u64 hash = block_hash(t, b);
-        *kb =
-            (struct keep_block){.off = b->gpa & PAGE_MASK,
-                                .bytes = b->bytes,
-                                .near = (u16)(t->r.near[n] - s->start),
-                                .live = (u16)t->r.in[n],
-                                .nops = (u8)b->nops,
-                                .flags = (b->ends ? KEEP_ENDS : 0) | (t->r.loop[n] ? KEEP_LOOP : 0),
-                                .hash = {(u32)hash, (u32)(hash >> 32)}};
+    for (unsigned n = 0; n < p->r->nblocks; n++) {
+        const struct block *b = block_at(s->t, n);
+        ((struct keep_block *)p->block)[n] = describe(s, n);
         for (unsigned k = 0; k < b->nops; k++)
             *length++ = b->op[k].i.len;
-        cpu_copy(bytes, mem_ptr(t->c->mem, b->gpa), b->bytes);
+        cpu_copy(bytes, mem_ptr(s->t->c->mem, b->gpa), b->bytes);
         bytes += b->bytes;
     }
 }
@@ -202,8 +223,8 @@ static void put_blocks(const struct sweep *s, const struct keep_parts *p)
 static bool number_op(const struct tr *t, struct bt_site *site)
 {
     const struct op *o = (const struct op *)(t->bt->interp.arena + site->op);
-    for (unsigned n = 0; n < t->r.n; n++) {
-        const struct block *b = t->r.blk[n];
+    for (unsigned n = 0; n < count_blocks(t); n++) {
+        const struct block *b = block_at(t, n);
         if (o >= b->op && o < b->op + b->nops) {
             site->op = n << 8 | (u32)(o - b->op);
             return true;
@@ -242,20 +263,20 @@ static void put_lists(const struct sweep *s, const struct keep_parts *p)
 static bool put_head(const struct sweep *s, struct keep_cpu *kc, struct keep_parts *p)
 {
     const struct tr *t = s->t;
-    unsigned bytes, nops = count_ops(&t->r, &bytes), nfaults = t->bt->nfaults - s->fault0;
+    unsigned bytes, nops = count_ops(t, &bytes), nfaults = t->bt->nfaults - s->fault0;
     u64 code = (u64)(s->end - s->start);
-    u64 size = sizeof(struct keep_record) + t->r.n * sizeof(struct keep_block) +
+    u64 size = sizeof(struct keep_record) + count_blocks(t) * sizeof(struct keep_block) +
                (s->nstubs + s->nsites + s->nexits) * sizeof(u16) +
                nfaults * sizeof(struct keep_fault) + nops + bytes + code;
     size = align_up(size, 8);
     if (code > UINT16_MAX || nfaults > RELOCS_MAX || kc->own.size + size > KEEP_OWN_SIZE ||
-        kc->nindexed + REGION_BLOCKS > (1u << KEEP_OWN_BITS) * 3 / 4)
+        kc->nindexed + KEEP_BLOCKS > (1u << KEEP_OWN_BITS) * 3 / 4)
         return false;
     struct keep_record *r = (struct keep_record *)(kc->record + kc->own.size);
     *r = (struct keep_record){.size = (u32)size,
                               .code = (u16)code,
                               .view = t->view,
-                              .nblocks = (u8)t->r.n,
+                              .nblocks = (u8)count_blocks(t),
                               .nstubs = (u16)s->nstubs,
                               .nsites = (u16)s->nsites,
                               .nexits = (u16)s->nexits,
@@ -320,7 +341,7 @@ struct page {
 static bool has_block_at(const struct keep_parts *p, unsigned off)
 {
     for (unsigned n = 0; n < p->r->nblocks; n++)
-        if (p->block[n].off == off)
+        if (p->block[n].off == off && !(p->block[n].flags & KEEP_GUEST))
             return true;
     return false;
 }
@@ -461,7 +482,7 @@ static void publish(const struct page *g, const struct keep_parts *p, const u8 *
         bt->fault[bt->nfaults++] =
             (struct bt_fault){.at = base + p->fault[n].at, .cold = base + p->fault[n].cold};
     for (unsigned n = 0; n < p->r->nblocks; n++) {
-        if (blk[n]->near[g->mode])
+        if (blk[n]->near[g->mode] || p->block[n].flags & KEEP_GUEST)
             continue;
         u32 near = base + p->block[n].near;
         blk[n]->near[g->mode] = near;
@@ -482,7 +503,7 @@ static bool has_room(const struct page *g, const struct keep_parts *p)
 
 static struct block *install(struct page *g, const struct keep_parts *p, unsigned off)
 {
-    struct block *blk[REGION_BLOCKS];
+    struct block *blk[KEEP_BLOCKS];
     struct keep_cpu *kc = g->bt->keep;
     if (!has_room(g, p) || !same_bytes(g, p))
         return NULL;
@@ -498,7 +519,7 @@ static struct block *install(struct page *g, const struct keep_parts *p, unsigne
             kc->installed++;
             kc->blocks += p->r->nblocks;
             for (unsigned n = 0; n < p->r->nblocks; n++)
-                if (p->block[n].off == off)
+                if (p->block[n].off == off && blk[n]->near[g->mode])
                     return blk[n];
         }
     }

@@ -61,7 +61,12 @@ struct keep_block {
     u16 zero;
     u32 hash[2]; /* bt_keep_hash(): low half, high half */
 };
-enum { KEEP_ENDS = 1, KEEP_LOOP = 2 };
+enum {
+    KEEP_ENDS = 1,
+    KEEP_LOOP = 2,
+    KEEP_GUEST = 4, /* not of the region, and not entered: the code depends on its bytes */
+};
+#define KEEP_BLOCKS (REGION_BLOCKS + GUESTS_MAX)
 
 struct keep_fault {
     u16 at, cold;

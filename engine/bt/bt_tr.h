@@ -24,6 +24,7 @@
 #define REGION_BLOCKS 24
 #define COLD_MAX      2048
 #define FIXUPS_MAX    128
+#define GUESTS_MAX    4
 
 enum cold_kind {
     COLD_ACCESS, /* an access that the shadow table does not have, or that may leave its page */
@@ -120,7 +121,8 @@ struct tr {
     u8 t_home[2];     /* guest register in memory whose value is in T0, in T1; 0: none */
     s8 t1_group;      /* whose addend is in T1 */
     unsigned t1_insn; /* after this instruction */
-    bool foreign;     /* the code depends on guest code that is not in the region */
+    struct block *guest[GUESTS_MAX]; /* blocks outside the region that the code depends on */
+    unsigned nguests;                /* GUESTS_MAX + 1: more */
     struct {
         u32 op[REGION_BLOCKS][BLOCK_OPS_MAX]; /* offset of each one's code; 0: none */
         u32 slow, cold;                       /* where blocks without groups, cold parts begin */

@@ -346,6 +346,16 @@ bool bt_can_shadow(const struct tr *t)
     return b && b->nops;
 }
 
+static void note_guest(struct tr *t, struct block *b)
+{
+    for (unsigned n = 0; n < t->nguests && n < GUESTS_MAX; n++)
+        if (t->guest[n] == b)
+            return;
+    if (t->nguests < GUESTS_MAX)
+        t->guest[t->nguests] = b;
+    t->nguests += t->nguests <= GUESTS_MAX;
+}
+
 void bt_shadow(struct tr *t)
 {
     u32 live[BLOCK_OPS_MAX + 1];
@@ -353,7 +363,8 @@ void bt_shadow(struct tr *t)
     bool grouped = t->grouped;
     t->b = bt_block_at(t, t->next);
     interp_bind(t->c, t->b);
-    t->foreign |= bt_region_at(t, t->next) < 0;
+    if (bt_region_at(t, t->next) < 0)
+        note_guest(t, t->b);
     bt_block_live(t->b, FLAGS_ARITH, live);
     const u8 *code = mem_ptr(t->c->mem, t->b->gpa);
     bool ok = t->b->op[0].i.len &&
@@ -435,7 +446,7 @@ static void begin(struct tr *t, struct cpu *c, struct bt_cpu *bt, const struct b
     t->word = b->mode == X86_MODE64 ? 8 : 4;
     t->e.p = bt->at;
     t->ncold = t->nfixups = 0;
-    t->foreign = false;
+    t->nguests = 0;
     if (bt->set->dump)
         cpu_fill(&t->dump, 0, sizeof(t->dump));
 }
@@ -474,7 +485,7 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
                        c->reg[X86_SLOT_RIP], t->view);
     if (bt->set->dump)
         bt_dump(t, start);
-    if (bt->keep && !t->foreign)
+    if (bt->keep && t->nguests <= GUESTS_MAX)
         bt_keep_record(t, start, faults);
     return true;
 }
