@@ -21,6 +21,11 @@ if ! cc -O1 -o "$peer" "$here/tcp_peer.c" 2>"$SCRATCH/log"; then
     exit 0
 fi
 
+home=$SCRATCH/home # machines with names keep things there
+mkdir -p "$home/run"
+chmod 777 "$home" "$home/run"
+export HOME="$home" XDG_RUNTIME_DIR="$home/run" XDG_STATE_HOME="$home/state"
+
 # --- the guest ---
 
 root=$SCRATCH/root
