@@ -251,6 +251,8 @@ struct cpu {
 
     struct cpu_debug *debug; /* not owned; NULL: no debugger (cpu_debug.h) */
 
+    struct x86_insn step; /* cpu_insn_step()'s: asked for after an unwind, when its frame is gone */
+
     u64 insns;     /* guest instructions retired, counted by block */
     u64 cr8_known; /* CR8 plus 1 since it was last written; 0: the machine has to be asked */
     u64 pause_at;  /* insns at the last PAUSE */

@@ -195,9 +195,10 @@ void cpu_insn_step(struct cpu *c)
     if (!cpu_insn_fetch(c, &d))
         cpu_throw_ud(c);
     cpu_insn_fn *fn = cpu_insn_bind(c, &d);
-    c->insn = &d.i;
+    c->step = d.i;
+    c->insn = &c->step;
     c->reg[X86_SLOT_RIP] += d.i.len;
-    fn(c, &d.i);
+    fn(c, &c->step);
     c->insn = NULL;
     c->insns++;
 }

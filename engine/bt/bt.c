@@ -326,8 +326,8 @@ static void prepare_thread(struct bt_cpu *bt, sigset_t *was)
 static void loop(struct cpu *c, struct bt_cpu *bt, struct engine_result *res)
 {
     if (__builtin_setjmp(c->unwind)) {
-        end_inside(bt);
         interp_settle(c, &bt->interp);
+        end_inside(bt);
     }
     while (!interp_leave(c, res))
         if (interp_prepare(c, &bt->interp))
