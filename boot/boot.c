@@ -97,6 +97,7 @@ int boot_load(const struct boot_config *cfg, struct boot_state *st, struct err *
     bios_install(cfg->mem, &map);
     ld.image = kernel.data;
     ld.image_size = kernel.size;
+    ld.image_owned = kernel.owned;
     int r = load(&ld, e);
     blob_free(&ld.initrd);
     blob_free(&kernel);

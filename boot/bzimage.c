@@ -200,8 +200,11 @@ static int unpack(const struct loader *ld, const struct bzimage *b, struct blob 
         return -1;
     /* The build appends the size, but for gzip, whose last field it is. Only a check. */
     u32 size = get32(p + b->payload_size - 4);
-    if (size == (u32)out->size)
+    if (size == (u32)out->size) {
+        if (ld->image_owned) /* large, and not read again */
+            blob_forget(p, b->payload_size);
         return 0;
+    }
     blob_free(out);
     return err_set(e, "a damaged bzImage: its %s payload unpacks to a size other than %u bytes",
                    decompress_name(packing), size);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +14,13 @@ void blob_free(struct blob *b)
 {
     free(b->owned);
     *b = (struct blob){0};
+}
+
+void blob_forget(const u8 *from, u64 size)
+{
+    u64 start = align_up((u64)from, PAGE_SIZE), end = align_down((u64)from + size, PAGE_SIZE);
+    if (start < end)
+        madvise((void *)start, end - start, MADV_DONTNEED);
 }
 
 static int check_size(u64 size, const char *name, const char *role, u64 max, struct err *e)

@@ -16,6 +16,10 @@ struct blob {
 /* Good for a zeroed blob and for one that was freed. */
 void blob_free(struct blob *b);
 
+/* These bytes of a blob that owns its memory are not wanted any more: whole pages go back to the
+ * host, and read as zeros. */
+void blob_forget(const u8 *from, u64 size);
+
 /*
  * Reads all of a regular file, or borrows the buffer of *src. `role` ("kernel", "initrd") starts
  * every message. Fails on an empty file, on one larger than `max` bytes, and on one that shrinks.

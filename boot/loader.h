@@ -23,6 +23,7 @@ struct loader {
     struct layout lay;
     const u8 *image; /* the kernel's file */
     u64 image_size;
+    bool image_owned;   /* its memory is ours */
     struct blob initrd; /* empty if there is none */
     gpa_t initrd_gpa;
     bool named; /* the message names the file already, which is not the kernel */
