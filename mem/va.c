@@ -6,7 +6,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define OURS      0x240000000000ull /* where we put things: nobody else goes there by himself */
+#define OURS 0x240000000000ull /* where we put things: nobody else goes there by himself */
+/* Of the period: not round, so that addresses made of few bits do not happen to be there. */
+#define FIRST     0xb35a7c3000ull
 #define OURS_END  0x300000000000ull
 #define ROOM      (12ull << 30) /* left to other mappings to grow, on either side */
 #define SPANS_MAX 8192
@@ -95,10 +97,10 @@ static int by_start(const void *a, const void *b)
 }
 
 /* Where in the period the first gap of `size` bytes is, or VA_PERIOD. */
-static u64 find_gap(struct spans *sp, u64 size)
+static u64 find_gap(struct spans *sp, u64 size, u64 from)
 {
     qsort(sp->s, sp->n, sizeof(sp->s[0]), by_start);
-    u64 at = 0;
+    u64 at = from;
     for (unsigned i = 0; i < sp->n; i++) {
         if (sp->s[i].from > at && sp->s[i].from - at >= size)
             return at;
@@ -114,7 +116,9 @@ static void *place(u64 size, int prot)
         free(sp);
         return NULL;
     }
-    u64 gap = find_gap(sp, size);
+    u64 gap = find_gap(sp, size, FIRST);
+    if (gap == VA_PERIOD)
+        gap = find_gap(sp, size, 0);
     free(sp);
     if (gap == VA_PERIOD)
         return NULL;
