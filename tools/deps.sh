@@ -10,7 +10,7 @@ packages() {
                 liblz4-dev libzstd-dev libslirp-dev libjson-c-dev libcrypt-dev libext2fs-dev \
                 comerr-dev ;;
     check) echo libcmocka-dev libzydis-dev acpica-tools clang-format util-linux bsdutils gdb \
-                qemu-utils mmdebstrap e2fsprogs fakechroot fakeroot ;;
+                qemu-utils mmdebstrap e2fsprogs fakechroot fakeroot busybox ;;
     run) echo mmdebstrap uidmap e2fsprogs fdisk ;;
     bench) echo qemu-system-x86 ;;
     *) echo "tools/deps.sh: unknown set \"$1\"" >&2; exit 2 ;;
