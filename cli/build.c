@@ -236,6 +236,21 @@ static void add_includes(const struct build *b, struct args *a)
         args_addf(a, "--include=%s", o->include.v[i]);
 }
 
+/*
+ * fakechroot finds libraries by LD_LIBRARY_PATH, in which mmdebstrap puts the new root's
+ * lib/systemd, where systemd had its own until Debian 12. The host's is found where there is one.
+ */
+static const char libs_hook[] =
+    "mkdir -p \"$1/usr/lib/systemd\"\n"
+    "for dir in \"$1\"/usr/lib/*-linux-gnu; do\n"
+    "    for v in $(seq 252 270); do\n"
+    "        lib=libsystemd-shared-$v.so\n"
+    "        ln -s \"../${dir##*/}/systemd/$lib\" \"$1/usr/lib/systemd/$lib\"\n"
+    "    done\n"
+    "done\n";
+static const char libs_end_hook[] =
+    "find \"$1/usr/lib/systemd\" -name \"libsystemd-shared-*.so\" -type l -delete\n";
+
 static void bootstrap_args(const struct build *b, struct args *a)
 {
     struct args apt = {0}, lines = {0};
@@ -251,6 +266,10 @@ static void bootstrap_args(const struct build *b, struct args *a)
     for (size_t i = 0; i < apt.n; i++)
         args_addf(a, "--aptopt=%s", apt.v[i]);
     args_addf(a, "--essential-hook=%s", initramfs_hook);
+    if (!strcmp(b->mode, "fakechroot")) {
+        args_addf(a, "--essential-hook=%s", libs_hook);
+        args_addf(a, "--customize-hook=%s", libs_end_hook);
+    }
     args_add(a, b->opt.suite);
     args_add(a, "-");
     build_apt_sources(&b->opt, &lines);

@@ -62,6 +62,7 @@ fi
 status=0
 limit=12
 [ "$kind" != 686 ] || limit=30
+[ "$engine" != interp ] || limit=50
 # shellcheck disable=SC2086
 timeout -k 5 60 $AS_USER "$POPF" run -e "$engine" --net none --timeout $limit "$disk" --snapshot \
     -a 'run=echo IS-UP; reboot -f' </dev/null >"$SCRATCH/reset.log" 2>&1 || status=$?
