@@ -248,8 +248,9 @@ static const char libs_hook[] =
     "        ln -s \"../${dir##*/}/systemd/$lib\" \"$1/usr/lib/systemd/$lib\"\n"
     "    done\n"
     "done\n";
-static const char libs_end_hook[] =
-    "find \"$1/usr/lib/systemd\" -name \"libsystemd-shared-*.so\" -type l -delete\n";
+static const char libs_end_hook[] = "for lib in \"$1\"/usr/lib/systemd/libsystemd-shared-*.so; do\n"
+                                    "    [ ! -L \"$lib\" ] || rm \"$lib\"\n"
+                                    "done\n";
 
 static void bootstrap_args(const struct build *b, struct args *a)
 {
