@@ -110,6 +110,7 @@ struct code_seen {
 /* An address space that was left: the code positions of CPL 3 hold again if CR3 is loaded with this
  * and without a flush. */
 #define CPU_CONTEXTS 8
+#define CPU_DROPPED  32
 struct cpu_context {
     u64 cr3;
     u16 user_epoch; /* 0: unused */
@@ -237,6 +238,10 @@ struct cpu {
     struct cpu_context context[CPU_CONTEXTS]; /* address spaces that may come back */
     u8 context_next;
     u16 user_epoch_last;
+    /* What INVLPG dropped of the lower half last, for who keeps translations of his own by
+     * user_epoch: number n is at n % CPU_DROPPED. */
+    gva_t dropped[CPU_DROPPED];
+    u32 ndropped;
 
     /* --- derived by cpu_update_mode() for the page walker --- */
     u8 paging;         /* enum cpu_paging */

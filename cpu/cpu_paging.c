@@ -89,8 +89,11 @@ static int leaf64(struct cpu *c, gva_t la, u32 access, struct walk *w, u64 e, u6
 {
     u64 offset_mask = BIT(shift) - 1;
     w->gpa = (e & PTE_ADDR & ~offset_mask) | (la & offset_mask);
-    if (access & WALK_PEEK)
+    if (access & WALK_PEEK) {
+        w->meta = shift;
+        w->rights = (rights & (PTE_W | PTE_U)) | (nx & PTE_NX) | (e & (PTE_A | PTE_D));
         return OK;
+    }
     if (unlikely(!allowed(c, access, rights, nx)))
         return fault(c, access, PF_P, w);
     u64 need = access & PF_W ? PTE_A | PTE_D : PTE_A;
@@ -148,8 +151,11 @@ static gpa_t pse_base(u32 pde)
 static int leaf32(struct cpu *c, u32 access, struct walk *w, u32 e, u32 rights, gpa_t at,
                   _Atomic u32 *p, unsigned shift)
 {
-    if (access & WALK_PEEK)
+    if (access & WALK_PEEK) {
+        w->meta = shift;
+        w->rights = (rights & (PTE_W | PTE_U)) | (e & (PTE_A | PTE_D));
         return OK;
+    }
     if (unlikely(!allowed(c, access, rights, 0)))
         return fault(c, access, PF_P, w);
     u32 need = access & PF_W ? PTE_A | PTE_D : PTE_A;
@@ -195,7 +201,10 @@ static int walk32_once(struct cpu *c, gva_t la, u32 access, struct walk *w)
 bool cpu_walk(struct cpu *c, gva_t la, u32 access, struct walk *w)
 {
     if (c->paging == PAGING_NONE) {
-        *w = (struct walk){.gpa = la, .meta = PAGE_SHIFT, .writable = true};
+        *w = (struct walk){.gpa = la,
+                           .meta = PAGE_SHIFT,
+                           .writable = true,
+                           .rights = PTE_W | PTE_U | PTE_A | PTE_D};
         return true;
     }
     for (;;) {

@@ -19,6 +19,7 @@ struct walk {
     u32 err;       /* page-fault error code, when the walk failed */
     u8 meta;       /* of struct tlb_index */
     bool writable; /* the same asker may write, too, and D is set already */
+    u64 rights;    /* WALK_PEEK: W and U of all levels, NX of any, A and D of the last (PTE_x) */
 };
 
 /* Translates la (canonical; below 2^32 outside long mode), setting A and D. False: w->err. */

@@ -151,6 +151,8 @@ void cpu_tlb_switch(struct cpu *c, u64 cr3, bool noflush)
 void cpu_tlb_flush_page(struct cpu *c, gva_t la)
 {
     drop_data(c, SHADOW_PAGE, la);
+    if (!(la >> 47))
+        c->dropped[c->ndropped++ % CPU_DROPPED] = la;
     if (code_seen(c, la))
         new_map_epoch(c);
 }

@@ -1,6 +1,5 @@
 #include "dev/virtio_balloon.h"
 
-#include <sys/mman.h>
 
 #define F_DEFLATE_ON_OOM BIT(2)
 #define F_REPORTING      BIT(5)
@@ -18,11 +17,9 @@ struct run {
     u64 len;
 };
 
-/* Shared mappings free pages by MADV_REMOVE only, private ones by MADV_DONTNEED only. */
 static void give(struct virtio_balloon *b, u8 *host, u64 len)
 {
-    if (madvise(host, len, MADV_REMOVE))
-        madvise(host, len, MADV_DONTNEED);
+    mem_discard(host, len);
     /* They read as zeros now: code decoded from them is as stale as after a store. */
     virtio_mem_written(b->v.mem, host, len);
     b->given += len >> PAGE_SHIFT;

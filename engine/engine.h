@@ -37,6 +37,7 @@ struct engine_bt_config {
     u64 code_size;       /* bytes of emitted code per CPU, BT_CODE_SIZE_MIN or more; 0: 16 MiB */
     bool one_block;      /* blocks are translated one by one: no superblocks */
     bool count;          /* count blocks and look-ups, for stats(): costs some percent */
+    bool no_direct;      /* user code is never executed directly */
     bool perf_map;       /* names for perf in /tmp/perf-PID.map */
     bool dump;           /* show each pass of the translation of ... */
     u64 dump_at;         /* ... this RIP or guest-physical address */

@@ -9,6 +9,10 @@
 
 #include "mem/va.h"
 
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10 /* linux/memfd.h, since 6.3 */
+#endif
+
 /* Room for the code tracking of 4 TiB of RAM; untouched parts cost nothing. */
 #define MEM_PAGES_MAX (1ull << 30)
 
@@ -42,10 +46,39 @@ static void free_tracking(struct mem *m)
 
 void mem_free(struct mem *m)
 {
-    for (unsigned i = 0; i < m->nregions; i++)
+    for (unsigned i = 0; i < m->nregions; i++) {
         munmap(m->region[i].host, m->region[i].size);
+        if (m->region[i].fd >= 0)
+            close(m->region[i].fd);
+    }
     free_tracking(m);
     *m = (struct mem){0};
+}
+
+/*
+ * Puts a file behind the reserved memory, so that other processes can be given parts of it. Where
+ * the host has no such files the memory stays private: -1.
+ */
+static int put_file(u8 *host, u64 size)
+{
+    int fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_EXEC);
+    if (fd < 0)
+        fd = memfd_create("guest-ram", MFD_CLOEXEC); /* before Linux 6.3 */
+    if (fd < 0)
+        return -1;
+    if (ftruncate(fd, (off_t)size) ||
+        mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) ==
+            MAP_FAILED) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+void mem_discard(u8 *host, u64 len)
+{
+    if (madvise(host, len, MADV_REMOVE)) /* shared mappings only; private ones: */
+        madvise(host, len, MADV_DONTNEED);
 }
 
 int mem_add_ram(struct mem *m, gpa_t gpa, u64 size, bool rom, struct err *e)
@@ -85,8 +118,12 @@ int mem_add_ram(struct mem *m, gpa_t gpa, u64 size, bool rom, struct err *e)
     m->spaced = m->spaced && spaced;
     m->code_map = map;
     m->code_gen = gen;
-    m->region[m->nregions++] =
-        (struct mem_region){.gpa = gpa, .size = size, .host = host, .page0 = m->npages, .rom = rom};
+    m->region[m->nregions++] = (struct mem_region){.gpa = gpa,
+                                                   .size = size,
+                                                   .host = host,
+                                                   .page0 = m->npages,
+                                                   .fd = rom ? -1 : put_file(host, size),
+                                                   .rom = rom};
     m->npages = npages;
     return 0;
 }

@@ -29,6 +29,7 @@ struct mem_region {
     u64 size;  /* bytes, a multiple of 4096 */
     u8 *host;  /* mapped by mem_add_ram(); page-aligned */
     u64 page0; /* index of its first page in code_map and code_gen */
+    int fd;    /* of the file that is its memory, from offset 0; -1: it is private to the process */
     bool rom;  /* CPU writes are ignored */
 };
 
@@ -94,6 +95,10 @@ static inline u64 mem_page(const struct mem_region *r, gpa_t gpa)
  * For loaders, and for devices that have copied their request's addresses in.
  */
 u8 *mem_range(const struct mem *m, gpa_t gpa, u64 len);
+
+/* Gives [host, host+len), whole pages of RAM, back to the host: they read as zeros then. What was
+ * decoded from them is the caller's business. */
+void mem_discard(u8 *host, u64 len);
 
 /* Copies; return 0, or -1 and copy nothing if part of the range is not RAM (ROM may be read). */
 int mem_read(const struct mem *m, gpa_t gpa, void *buf, u64 len);

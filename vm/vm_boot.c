@@ -6,7 +6,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "block/block.h"
 #include "boot/disk.h"
@@ -22,7 +21,7 @@ static void drop_memory(struct mem *m)
 {
     for (unsigned i = 0; i < m->nregions; i++)
         if (!m->region[i].rom)
-            madvise(m->region[i].host, m->region[i].size, MADV_DONTNEED);
+            mem_discard(m->region[i].host, m->region[i].size);
     for (u64 page = 0; page < m->npages; page++)
         if (mem_has_code(m, page))
             mem_code_written(m, page, 0, PAGE_SIZE);

@@ -18,6 +18,7 @@
 #include "cpu/cpu_fpu.h"
 #include "cpu/cpu_insn.h"
 #include "engine/bt/bt_keep.h"
+#include "engine/direct/direct.h"
 
 #define HWCAP2_FSGS 2 /* linux/asm/hwcap2.h */
 
@@ -154,7 +155,8 @@ static const struct bt_exit *enter(struct cpu *c, struct bt_cpu *bt, const struc
     unsigned view = (unsigned)c->emitted[BT_VIEW];
     u64 tag = rip + (BT_USER(view) ? c->emitted[BT_SALT] : 0);
     const u8 *code = bt->map.run + b->far[view % 3];
-    bt_remember(bt, view, tag, code);
+    if (!BT_USER(view) || !bt->direct.want)
+        bt_remember(bt, view, tag, code);
     c->emitted[BT_R14] = tag;
     c->emitted[BT_RESUME] = (u64)code;
     c->emitted[BT_LINK] = 0;
@@ -172,13 +174,20 @@ static const struct bt_exit *enter(struct cpu *c, struct bt_cpu *bt, const struc
     return x;
 }
 
-static void run_blocks(struct cpu *c, struct bt_cpu *bt)
+static void run_blocks(struct cpu *c, struct bt_cpu *bt, struct engine_result *res)
 {
     const struct bt_exit *link = NULL;
     for (;;) {
         atomic_store(&c->poll, 0);
-        if (unlikely(cpu_event_pending(c)) || c->activity != CPU_RUNNING)
+        if (unlikely(cpu_event_pending(c)) || c->activity != CPU_RUNNING) {
+            bt_direct_sample(c, bt);
             return;
+        }
+        if (unlikely(bt->direct.want) && c->cpl == 3 && bt_direct_run(c, bt, &res->err)) {
+            if (res->err.msg[0])
+                return;
+            continue;
+        }
         u64 flushes = bt->interp.flushes;
         struct block *b = interp_find(c, &bt->interp);
         c->code_stale = false;
@@ -228,6 +237,17 @@ static void demand_leave(const struct bt_cpu *bt)
             sched_yield();
 }
 
+/* The same for the process that runs its user code. */
+static void stop_direct_writer(struct bt_cpu *bt, u64 page, bool own)
+{
+    struct direct *d = bt->direct.d;
+    if (!d || !direct_drop_writer(d, page) || own)
+        return;
+    direct_kick(d);
+    while (direct_running(d) && direct_has_drops(d))
+        sched_yield();
+}
+
 /* A page gets its first code: nobody may write to it without asking any more (mem.h). */
 static void on_code_page(void *arg, u64 page)
 {
@@ -242,12 +262,13 @@ static void on_code_page(void *arg, u64 page)
         if (wait[n])
             atomic_store(&bt->cpu->poll, 1);
     }
-    if (!any)
-        return;
-    mem_fence_all_threads();
+    if (any)
+        mem_fence_all_threads();
     for (unsigned n = 0; n < en->ncpus; n++)
         if (wait[n])
             demand_leave(en->cpu[n]);
+    for (unsigned n = 0; n < en->ncpus; n++)
+        stop_direct_writer(en->cpu[n], page, (u64)cpu_window(en->cpu[n]->cpu) == gs);
 }
 
 /* --- the thread's part --- */
@@ -329,9 +350,14 @@ static void loop(struct cpu *c, struct bt_cpu *bt, struct engine_result *res)
         interp_settle(c, &bt->interp);
         end_inside(bt);
     }
-    while (!interp_leave(c, res))
+    while (!interp_leave(c, res)) {
         if (interp_prepare(c, &bt->interp))
-            run_blocks(c, bt);
+            run_blocks(c, bt, res);
+        if (unlikely(res->err.msg[0])) {
+            res->exit = EXIT_ERROR;
+            return;
+        }
+    }
 }
 
 static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_result *res)
@@ -344,7 +370,7 @@ static void run(struct engine *en, struct cpu *c, u64 max_insns, struct engine_r
     prepare_thread(c->engine, &was);
     u64 gs = get_gs();
     set_gs((u64)cpu_window(c));
-    *res = (struct engine_result){.exit = EXIT_BUDGET};
+    *res = (struct engine_result){.exit = EXIT_BUDGET, .err.msg = ""};
     struct bt_cpu *bt = c->engine;
     c->cr8_known = 0;
     u64 began = __builtin_ia32_rdtsc();
@@ -535,6 +561,8 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
     bt->cpu = c;
     bt->set = &b->set;
     bt->engine = b;
+    bt->direct.off = b->set.no_direct;
+    bt->direct.always = bt->direct.want = b->set.always_direct;
     size_t arena = max_u64(6 * MiB / (b->cfg.ncpus ? b->cfg.ncpus : 1), 1 * MiB);
     if (cpu_shadow_init(c, e) < 0 || make_tables(bt, e) < 0 ||
         interp_cache_init(&bt->interp, arena, e) < 0) {
@@ -558,6 +586,7 @@ static void cpu_detach(struct engine *en, struct cpu *c)
     delist((struct bt *)en, bt);
     if (bt->has_thread && pthread_equal(bt->thread, pthread_self()))
         sigaltstack(&(stack_t){.ss_flags = SS_DISABLE}, NULL);
+    direct_free(bt->direct.d);
     interp_cache_free(&bt->interp);
     free_tables(bt);
     cpu_shadow_free(c);
@@ -565,9 +594,13 @@ static void cpu_detach(struct engine *en, struct cpu *c)
     c->engine = NULL;
 }
 
-/* Every block looks at cpu.events: setting them was enough. */
+/* Every block looks at cpu.poll: setting it was enough. */
 static void kick(struct engine *en, struct cpu *c)
 {
+    struct bt_cpu *bt = c->engine;
+    struct direct *d = atomic_load(&bt->direct.d);
+    if (d)
+        direct_kick(d);
 }
 
 static void same_state(struct engine *en, struct cpu *c)

@@ -137,6 +137,18 @@ struct bt_settings {
     u64 dump_at;
     const char *kept_in;
     int perf_map; /* file descriptor; -1: none */
+    bool no_direct, always_direct;
+};
+/* bt_direct.c: user code that is executed directly. */
+struct bt_direct {
+    struct direct *_Atomic d; /* NULL: not yet */
+    bool off, always;         /* always: for tests */
+    bool want;                /* CPL 3 code goes there */
+    u16 user_epoch;           /* of the streak */
+    unsigned streak;          /* samples */
+    unsigned failures;        /* stays that did not pay */
+    unsigned pause;           /* samples until the next try */
+    unsigned away; /* times since a sample that code was in pages that are not run there */
 };
 #define BT_CODE_SIZE     (16 * MiB)
 #define BT_CODE_SIZE_MIN (1 * MiB)
@@ -190,6 +202,7 @@ struct bt_cpu {
     u32 code_epoch; /* mem.code_epoch likewise */
     u64 flushes_seen;
     struct bt_known known;
+    struct bt_direct direct;
     void *sigstack;
     size_t sigstack_size;
     pthread_t thread; /* that has it as its alternate stack */
@@ -279,6 +292,12 @@ void bt_stats(const struct bt_cpu *bt, void (*line)(void *arg, const char *text)
 /* bt_perfmap.c: a file descriptor; -1 and *e on failure. */
 int bt_perfmap_open(struct err *e);
 void bt_perfmap_add(int fd, const u8 *code, u64 size, u64 rip, unsigned view);
+
+/* An event is about to be taken: whose time was it? */
+void bt_direct_sample(struct cpu *c, struct bt_cpu *bt);
+/* CPL 3 code, for which `want` is set. True: events are to be looked at, or *e is set; else the
+ * block at RIP is to be run here. */
+bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e);
 
 /* Room that no translation of a region exceeds. */
 #define BT_REGION_ROOM (256 * KiB)

@@ -79,6 +79,8 @@ static void drop_all(struct bt_cpu *bt)
 static void take_space(struct cpu *c, struct bt_cpu *bt)
 {
     u64 salt = (u64)c->user_epoch << 48 | (c->user_epoch * 0x9e35u & (BT_JUMPS - 1));
+    if (bt->direct.want) /* an epoch that is none: nothing is remembered for it */
+        salt = 0;
     if (c->emitted[BT_SALT] == salt)
         return;
     c->emitted[BT_SALT] = salt;

@@ -20,10 +20,10 @@ static u64 from_environment(const char *name, u64 otherwise, u64 max)
     return text ? min_u64(strtoull(text, NULL, 10), max) : otherwise;
 }
 
-static bool is_off(const char *name)
+static bool is(const char *name, const char *value)
 {
     const char *text = getenv(name);
-    return text && !strcmp(text, "off");
+    return text && !strcmp(text, value);
 }
 
 void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg)
@@ -39,8 +39,10 @@ void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg)
         .dump_at = cfg->dump_at,
         .kept_in = kept_in,
         .perf_map = -1,
-        .one_block = cfg->one_block || is_off("POPF_BT_REGIONS"),
+        .one_block = cfg->one_block || is("POPF_BT_REGIONS", "off"),
         .code_size = align_up(size, PAGE_SIZE),
+        .no_direct = cfg->no_direct || is("POPF_BT_DIRECT", "off"),
+        .always_direct = is("POPF_BT_DIRECT", "always"),
     };
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "engine/bt/bt_keep.h"
+#include "engine/direct/direct.h"
 
 struct out {
     const struct bt_cpu *bt;
@@ -86,6 +87,22 @@ static void misses(const struct out *o)
         (llu)s->flushes, (llu)bt->faults, (llu)bt->bodies);
 }
 
+static void direct(const struct out *o)
+{
+    const struct direct *d = o->bt->direct.d;
+    if (!d)
+        return;
+    const struct direct_stats *x = direct_stats(d);
+    say(o,
+        "user code executed directly %llu times (%llu processes): left for events %llu, system "
+        "calls %llu, faults %llu; refused %llu, pages that must not %llu; %llu pages mapped in "
+        "%llu faults, all dropped %llu "
+        "times; %llu.%02llu%% of the time",
+        (llu)x->runs, (llu)x->spaces, (llu)x->ended[DIRECT_KICKED], (llu)x->ended[DIRECT_SYSCALL],
+        (llu)x->ended[DIRECT_FAULT], (llu)x->ended[DIRECT_REFUSED], (llu)x->ended[DIRECT_AWAY],
+        (llu)x->mapped, (llu)x->faults, (llu)x->resets, PERCENT(x->ticks, o->bt->count.running));
+}
+
 /* The instructions whose bodies were called most. */
 static void bodies(const struct out *o)
 {
@@ -114,4 +131,5 @@ void bt_stats(const struct bt_cpu *bt, void (*line)(void *arg, const char *text)
     rates(&o);
     misses(&o);
     bodies(&o);
+    direct(&o);
 }

@@ -1,0 +1,413 @@
+/*
+ * direct.c - running CPL 3 code in a space: the CPU's state on its way there and back, and why the
+ * code stops.
+ */
+#include "engine/direct/direct.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "cpu/cpu_event.h"
+#include "cpu/cpu_fpu.h"
+#include "cpu/cpu_paging.h"
+#include "engine/direct/direct_priv.h"
+
+#define SYSCALL_STOP (SIGTRAP | 0x80) /* PTRACE_O_TRACESYSGOOD */
+#define HOST_CS64    0x33             /* Linux' selectors of user code */
+#define HOST_CS32    0x23
+#define HOST_DS      0x2b
+#define TLS_FIRST    12 /* of three GDT entries that a thread may set */
+#define XSTATE_MAX   (64 * KiB)
+#define XSTATE_BV    512 /* SDM vol. 1, 13.4.2 */
+
+/* The flags that code may change at CPL 3 without POPF. */
+#define FLAGS_USER (FLAGS_ARITH | FLAG_DF)
+
+/* --- may it? --- */
+
+static bool flat(const struct cpu *c, unsigned seg)
+{
+    const struct seg *s = &c->seg[seg];
+    return !s->base && s->rd_end >> 32 && (seg == CS || s->wr_end >> 32);
+}
+
+/* A 32-bit data segment is null, or all there is from its base on. */
+static bool is_plain(const struct seg *s)
+{
+    return s->sel < 4 || (s->rd_end >> 32 && s->wr_end >> 32);
+}
+
+static bool may_run(const struct cpu *c)
+{
+    u32 odd = FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | FLAG_ID | FLAG_IOPL;
+    if (c->cpl != 3 || c->paging == PAGING_NONE || c->eflags & odd || !(c->eflags & FLAG_IF) ||
+        c->debug || c->shadow || c->shadow_ss || c->dr[7] & 0xff || c->reg[X86_SLOT_RIP] >> 47 ||
+        !(c->cr4 & CR4_OSFXSR) || c->cr0 & (CR0_EM | CR0_TS))
+        return false;
+    if (c->mode == X86_MODE64)
+        return c->efer & EFER_SCE && !((c->seg[FS].base | c->seg[GS].base) >> 47);
+    return c->mode == X86_MODE32 && !c->seg[CS].base && c->seg[CS].limit == 0xffffffff &&
+           flat(c, DS) && flat(c, ES) && flat(c, SS) && c->seg[SS].attr & SEG_DB &&
+           is_plain(&c->seg[FS]) && is_plain(&c->seg[GS]);
+}
+
+/* --- state --- */
+
+static void put_regs(const struct cpu *c, struct user_regs_struct *r)
+{
+    const u64 *g = c->reg;
+    bool mode64 = c->mode == X86_MODE64;
+    *r = (struct user_regs_struct){
+        .rax = g[RAX],
+        .rcx = g[RCX],
+        .rdx = g[RDX],
+        .rbx = g[RBX],
+        .rsp = g[RSP],
+        .rbp = g[RBP],
+        .rsi = g[RSI],
+        .rdi = g[RDI],
+        .r8 = g[8],
+        .r9 = g[9],
+        .r10 = g[10],
+        .r11 = g[11],
+        .r12 = g[12],
+        .r13 = g[13],
+        .r14 = g[14],
+        .r15 = g[15],
+        .rip = g[X86_SLOT_RIP],
+        .orig_rax = ~0ull, /* no system call to be made again */
+        .eflags = (cpu_flags(c) & FLAGS_USER) | FLAG_IF | FLAG_ONE,
+        .cs = mode64 ? HOST_CS64 : HOST_CS32,
+        .ss = HOST_DS,
+        .ds = mode64 ? 0 : HOST_DS,
+        .es = mode64 ? 0 : HOST_DS,
+        .fs_base = c->seg[FS].base,
+        .gs_base = c->seg[GS].base,
+    };
+}
+
+static void get_regs(struct cpu *c, const struct user_regs_struct *r)
+{
+    const u64 g[16] = {r->rax, r->rcx, r->rdx, r->rbx, r->rsp, r->rbp, r->rsi, r->rdi,
+                       r->r8,  r->r9,  r->r10, r->r11, r->r12, r->r13, r->r14, r->r15};
+    memcpy(c->reg, g, (c->mode == X86_MODE64 ? 16 : 8) * sizeof(g[0]));
+    c->reg[X86_SLOT_RIP] = r->rip;
+    c->aflags = aflags_pack((u32)r->eflags);
+    c->eflags = (c->eflags & ~FLAG_DF) | ((u32)r->eflags & FLAG_DF);
+    if (c->mode == X86_MODE64) {
+        c->seg[FS].base = r->fs_base;
+        c->seg[GS].base = r->gs_base;
+    }
+}
+
+/* 32-bit code reaches its thread's data through a descriptor. */
+static int put_tls(struct direct *d, struct space *s, unsigned seg, unsigned entry, u64 *sel)
+{
+    const struct seg *g = &d->cpu->seg[seg];
+    if (g->sel < 4)
+        return 0;
+    struct {
+        u32 entry, base, limit, flags;
+    } desc = {entry, (u32)g->base, 0xfffff, 1 | 1 << 4 | 1 << 6}; /* 32-bit, in pages, usable */
+    *sel = entry << 3 | 3;
+    return (int)ptrace(PTRACE_SET_THREAD_AREA, s->pid, (void *)(u64)entry, &desc);
+}
+
+static int put_state(struct direct *d, struct space *s)
+{
+    struct user_regs_struct r;
+    put_regs(d->cpu, &r);
+    if (d->cpu->mode != X86_MODE64) {
+        u64 fs = 0, gs = 0;
+        if (put_tls(d, s, FS, TLS_FIRST, &fs) || put_tls(d, s, GS, TLS_FIRST + 1, &gs))
+            return -1;
+        r.fs = fs;
+        r.gs = gs;
+    }
+    cpu_fpu_get(d->cpu, d->xstate);
+    struct iovec io = {d->xstate, d->xstate_size};
+    if (ptrace(PTRACE_SETREGSET, s->pid, (void *)NT_X86_XSTATE, &io) ||
+        ptrace(PTRACE_SETREGS, s->pid, NULL, &r))
+        return -1;
+    return 0;
+}
+
+static int get_state(struct direct *d, struct space *s, const struct user_regs_struct *r)
+{
+    struct iovec io = {d->xstate, d->xstate_size};
+    if (ptrace(PTRACE_GETREGSET, s->pid, (void *)NT_X86_XSTATE, &io))
+        return -1;
+    u64 present;
+    memcpy(&present, d->xstate + XSTATE_BV, sizeof(present));
+    present &= cpu_fpu_host_xcr0(); /* the process has PKRU besides, and what else is new */
+    memcpy(d->xstate + XSTATE_BV, &present, sizeof(present));
+    if (cpu_fpu_set(d->cpu, d->xstate))
+        return -1;
+    get_regs(d->cpu, r);
+    return 0;
+}
+
+/* The kernel takes an image of one size only: that which it gives. */
+static int measure_xstate(struct direct *d, struct space *s)
+{
+    if (d->xstate)
+        return 0;
+    u8 *buf = calloc(1, XSTATE_MAX);
+    struct iovec io = {buf, XSTATE_MAX};
+    if (!buf || ptrace(PTRACE_GETREGSET, s->pid, (void *)NT_X86_XSTATE, &io) ||
+        io.iov_len < cpu_fpu_size(d->cpu)) {
+        free(buf);
+        return -1;
+    }
+    memset(buf, 0, XSTATE_MAX);
+    d->xstate = buf;
+    d->xstate_size = io.iov_len;
+    return 0;
+}
+
+/* --- spaces --- */
+
+/* That of the CPU's address space, as it was left; or the one that was used least recently. */
+static struct space *choose(struct direct *d)
+{
+    struct cpu *c = d->cpu;
+    struct space *oldest = &d->space[0];
+    for (unsigned n = 0; n < SPACES; n++) {
+        struct space *s = &d->space[n];
+        if (s->pid && s->user_epoch == c->user_epoch)
+            return s;
+        if (s->last_used < oldest->last_used)
+            oldest = s;
+    }
+    if (!oldest->pid ? space_start(d, oldest) : space_reset(d, oldest))
+        return NULL;
+    oldest->user_epoch = c->user_epoch;
+    oldest->dropped = c->ndropped;
+    return oldest;
+}
+
+/* Where the CPU's thread is: the two take turns, and waking another host CPU takes longer. */
+static void stay_near(struct space *s)
+{
+    int cpu = sched_getcpu();
+    if (cpu < 0 || cpu == s->host_cpu || cpu >= CPU_SETSIZE)
+        return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    if (sched_setaffinity(s->pid, sizeof(set), &set) == 0)
+        s->host_cpu = cpu;
+}
+
+static struct space *prepare(struct direct *d)
+{
+    struct space *s = choose(d);
+    if (!s)
+        return NULL;
+    s->last_used = ++d->clock;
+    stay_near(s);
+    if (measure_xstate(d, s) || space_move_stub(d, s) || direct_catch_up(d, s))
+        return NULL;
+    return s;
+}
+
+/* --- running --- */
+
+/* Until it stops. False: it must not run, or has ended. */
+static bool resume(struct direct *d, struct space *s, int *status)
+{
+    atomic_store(&d->running, true);
+    *status = 0;
+    if (atomic_load(&d->cpu->poll) || atomic_load(&d->any_drop)) {
+        atomic_store(&d->running, false);
+        return true;
+    }
+    bool ok = ptrace(PTRACE_SYSEMU, s->pid, NULL, NULL) == 0;
+    if (ok)
+        *status = space_wait(s);
+    atomic_store(&d->running, false);
+    return ok && *status > 0;
+}
+
+/* A fault: mapped, or the engine's. */
+static bool mend(struct direct *d, struct space *s, const struct user_regs_struct *r)
+{
+    siginfo_t si;
+    if (ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) ||
+        (si.si_code != SEGV_MAPERR && si.si_code != SEGV_ACCERR))
+        return false;
+    return direct_map(d, s, (u64)si.si_addr, r->rip);
+}
+
+/* After system calls of ours. */
+static long put_regs_again(struct space *s, const struct user_regs_struct *r)
+{
+    return ptrace(PTRACE_SETREGS, s->pid, NULL, r);
+}
+
+static bool at_breakpoint(struct space *s)
+{
+    siginfo_t si;
+    return ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) == 0 && si.si_code == TRAP_HWBKPT;
+}
+
+/* What a stop means; -1: nothing, it may go on. */
+static int judge(struct direct *d, struct space *s, int status, struct user_regs_struct *r)
+{
+    switch (WSTOPSIG(status)) {
+    case SIGSTOP:
+        return atomic_load(&d->cpu->poll) ? DIRECT_KICKED : -1;
+    case SYSCALL_STOP: /* SYSCALL has changed RCX and R11, as it does when it is done again */
+        r->rip -= 2;
+        r->rax = r->orig_rax;
+        return DIRECT_SYSCALL;
+    case SIGSEGV:
+        return mend(d, s, r) ? -1 : DIRECT_FAULT;
+    case SIGTRAP: /* a breakpoint of ours; or behind INT3 or INT1 */
+        if (!at_breakpoint(s))
+            r->rip--;
+        return DIRECT_FAULT;
+    default:
+        return DIRECT_FAULT;
+    }
+}
+
+/* The CPU has the state again. */
+static enum direct_end leave(struct direct *d, struct space *s, const struct user_regs_struct *r,
+                             enum direct_end end)
+{
+    return get_state(d, s, r) ? DIRECT_LOST : end;
+}
+
+static enum direct_end run(struct direct *d, struct space *s)
+{
+    struct user_regs_struct r;
+    if (ptrace(PTRACE_GETREGS, s->pid, NULL, &r))
+        return DIRECT_BROKEN;
+    for (;;) {
+        int status;
+        if (!resume(d, s, &status))
+            return DIRECT_LOST;
+        if (!status && atomic_load(&d->cpu->poll))
+            return leave(d, s, &r, DIRECT_KICKED);
+        if (!status) {
+            if (direct_catch_up(d, s) || put_regs_again(s, &r))
+                return DIRECT_LOST;
+            continue;
+        }
+        if (ptrace(PTRACE_GETREGS, s->pid, NULL, &r))
+            return DIRECT_LOST;
+        struct user_regs_struct stopped = r;
+        int end = judge(d, s, status, &r);
+        if (end >= 0)
+            return leave(d, s, &r, (enum direct_end)end);
+        if (WSTOPSIG(status) == SIGSEGV && put_regs_again(s, &stopped))
+            return DIRECT_LOST;
+    }
+}
+
+enum direct_end direct_run(struct direct *d)
+{
+    if (!may_run(d->cpu))
+        return DIRECT_REFUSED;
+    if (direct_is_away(d)) {
+        d->stats.ended[DIRECT_AWAY]++;
+        return DIRECT_AWAY;
+    }
+    u64 began = __builtin_ia32_rdtsc();
+    cpu_leave(d->cpu);
+    struct space *s = prepare(d);
+    enum direct_end end = s && put_state(d, s) == 0 ? run(d, s) : DIRECT_BROKEN;
+    d->stats.runs++;
+    d->stats.ticks += __builtin_ia32_rdtsc() - began;
+    d->stats.ended[end]++;
+    return end;
+}
+
+/* --- from other threads --- */
+
+bool direct_running(const struct direct *d)
+{
+    return atomic_load(&d->running);
+}
+
+bool direct_has_drops(const struct direct *d)
+{
+    return atomic_load(&d->any_drop);
+}
+
+void direct_kick(struct direct *d)
+{
+    if (!atomic_load(&d->running))
+        return; /* it looks before it resumes */
+    pthread_mutex_lock(&d->lock);
+    for (unsigned n = 0; n < SPACES; n++)
+        if (d->space[n].pid && d->space[n].last_used == d->clock)
+            kill(d->space[n].pid, SIGSTOP);
+    pthread_mutex_unlock(&d->lock);
+}
+
+bool direct_drop_writer(struct direct *d, u64 page)
+{
+    bool any = false;
+    for (unsigned n = 0; n < SPACES; n++) {
+        _Atomic u64 *wrote = d->space[n].wrote;
+        any |= wrote && atomic_load(&wrote[page >> 6]) >> (page & 63) & 1;
+    }
+    if (!any)
+        return false;
+    pthread_mutex_lock(&d->lock);
+    if (d->ndrops < DROPS_MAX)
+        d->drop[d->ndrops] = page;
+    if (d->ndrops <= DROPS_MAX)
+        d->ndrops++;
+    atomic_store(&d->any_drop, true);
+    pthread_mutex_unlock(&d->lock);
+    return true;
+}
+
+/* --- life --- */
+
+struct direct *direct_new(struct cpu *c)
+{
+    struct direct *d = calloc(1, sizeof(*d));
+    if (!d)
+        return NULL;
+    d->cpu = c;
+    d->breaks = true;
+    pthread_mutex_init(&d->lock, NULL);
+    for (unsigned n = 0; n < SPACES; n++)
+        d->space[n] = (struct space){.file = -1, .host_cpu = -1};
+    d->verdict = mmap(NULL, max_u64(c->mem->npages, 1) * sizeof(*d->verdict),
+                      PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (d->verdict == MAP_FAILED) {
+        free(d);
+        return NULL;
+    }
+    return d;
+}
+
+void direct_free(struct direct *d)
+{
+    if (!d)
+        return;
+    for (unsigned n = 0; n < SPACES; n++)
+        space_stop(d, &d->space[n]);
+    munmap(d->verdict, max_u64(d->cpu->mem->npages, 1) * sizeof(*d->verdict));
+    pthread_mutex_destroy(&d->lock);
+    free(d->xstate);
+    free(d);
+}
+
+const struct direct_stats *direct_stats(const struct direct *d)
+{
+    return &d->stats;
+}

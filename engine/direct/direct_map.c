@@ -1,0 +1,364 @@
+/*
+ * direct_map.c - what a space has mapped: filled by its faults, emptied by what would empty a TLB
+ * and by code that appears on a page.
+ */
+#include <string.h>
+
+#include "cpu/cpu_fpu.h"
+#include "cpu/cpu_mem.h"
+#include "cpu/cpu_paging.h"
+#include "engine/direct/direct_priv.h"
+
+#define AROUND 16 /* pages, aligned, that come with one that is touched */
+#define LARGE  512
+
+/* --- the record --- */
+
+static struct mapping *find(const struct space *s, u64 page)
+{
+    u64 n = (page * 0x9e3779b97f4a7c15ull) >> (64 - MAPPINGS_BITS);
+    while (s->mapping[n].key && (s->mapping[n].key & ~MAPPING_KEY) >> 3 != page)
+        n = (n + 1) & (BIT(MAPPINGS_BITS) - 1);
+    return &s->mapping[n];
+}
+
+static unsigned rights_of(const struct space *s, u64 page)
+{
+    return find(s, page)->key & 7;
+}
+
+static void note(struct space *s, u64 page, unsigned rights, u64 mem_page)
+{
+    struct mapping *m = find(s, page);
+    s->nmappings += !m->key;
+    *m = (struct mapping){MAPPING_KEY | page << 3 | rights, mem_page};
+}
+
+static bool may_have_written(const struct space *s, u64 page)
+{
+    return atomic_load(&s->wrote[page >> 6]) >> (page & 63) & 1;
+}
+
+/* --- what may be mapped --- */
+
+struct target {
+    unsigned rights; /* MAP_x that are possible, MAP_EXEC only if it was asked for */
+    unsigned shift;  /* of the guest's page */
+    u64 page;        /* of mem */
+    const struct mem_region *r;
+    u64 offset;
+};
+
+static u64 host_xcr0(void)
+{
+    u32 lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return (u64)hi << 32 | lo;
+}
+
+static struct scan_rules rules_of(const struct direct *d)
+{
+    const struct cpu *c = d->cpu;
+    bool os = c->cr4 & CR4_OSXSAVE;
+    return (struct scan_rules){
+        .mode64 = c->mode == X86_MODE64,
+        .fsgsbase = c->cr4 & CR4_FSGSBASE,
+        .avx = os && c->xcr0 == cpu_fpu_host_xcr0(),
+        .xstate = os && c->xcr0 == host_xcr0(),
+        .cpuid_faults = d->cpuid_faults,
+    };
+}
+
+/* What a verdict on the page is good for. */
+static u64 verdict_key(const struct direct *d, u64 page, const struct scan_rules *r)
+{
+    u64 key = (u64)r->mode64 << 1 | (u64)r->fsgsbase << 2 | (u64)r->xstate << 3 | (u64)r->avx << 4;
+    return key | (u64)mem_code_gen(d->cpu->mem, page) << 8 | BIT(63);
+}
+
+/* May the page be executed, if need be with breakpoints? */
+static bool scan(struct direct *d, gva_t la, u64 page, const u8 *bytes, unsigned entry)
+{
+    struct cpu *c = d->cpu;
+    struct scan_rules rules = rules_of(d);
+    struct verdict *v = &d->verdict[page];
+    u64 key = verdict_key(d, page, &rules);
+    mem_code_mark(c->mem, page, ~0ull);
+    if (v->key != key) {
+        struct scan_page p = {0};
+        memcpy(p.code + SCAN_BEFORE, bytes, PAGE_SIZE);
+        cpu_peek(c, la + PAGE_SIZE, p.code + SCAN_BEFORE + PAGE_SIZE, 15);
+        p.has_before = cpu_peek(c, la - SCAN_BEFORE, p.code, SCAN_BEFORE);
+        direct_scan(c, &p, &rules, entry, v);
+        v->key = key;
+    }
+    return v->n <= (d->breaks ? BREAKPOINTS : 0);
+}
+
+bool direct_is_away(struct direct *d)
+{
+    struct walk w;
+    const struct mem_region *r;
+    if (!cpu_walk(d->cpu, d->cpu->reg[X86_SLOT_RIP], WALK_PEEK, &w) ||
+        !(r = mem_find(d->cpu->mem, w.gpa)))
+        return true;
+    struct scan_rules rules = rules_of(d);
+    u64 page = mem_page(r, w.gpa);
+    const struct verdict *v = &d->verdict[page];
+    return v->key == verdict_key(d, page, &rules) && v->n > (d->breaks ? BREAKPOINTS : 0);
+}
+
+/* What the guest's tables and what is known of the page allow; false: nothing. `entry`: where in it
+ * code is to run, -1: it is data. */
+static bool look_up(struct direct *d, struct space *s, gva_t la, s64 entry, struct target *t)
+{
+    struct cpu *c = d->cpu;
+    struct walk w;
+    if (!cpu_walk(c, la, WALK_PEEK, &w) || (w.rights & (PTE_U | PTE_A)) != (PTE_U | PTE_A))
+        return false;
+    const struct mem_region *r = mem_find(c->mem, w.gpa);
+    if (!r || r->fd < 0)
+        return false;
+    u64 page = mem_page(r, w.gpa);
+    *t = (struct target){MAP_READ, w.meta, page, r, (w.gpa & ~PAGE_MASK) - r->gpa};
+    if (w.rights & PTE_W && w.rights & PTE_D) {
+        /* Seen by who decodes, or what he decodes is seen here: mem.h. */
+        atomic_fetch_or(&s->wrote[page >> 6], BIT(page & 63));
+        if (!mem_has_code(c->mem, page))
+            t->rights |= MAP_WRITE;
+    }
+    if (entry >= 0 && !(w.rights & PTE_NX) &&
+        scan(d, la, page, r->host + t->offset, (unsigned)entry))
+        t->rights |= MAP_EXEC;
+    return true;
+}
+
+/* --- mapping --- */
+
+/* A run of pages that are mapped by one call. */
+struct run {
+    gva_t la;
+    u64 pages;
+    struct target t;
+};
+
+static int end_run(struct direct *d, struct space *s, struct run *run)
+{
+    u64 n = run->pages;
+    run->pages = 0;
+    if (!n)
+        return 0;
+    d->stats.mapped += n;
+    return space_map(d, s, run->la, n << PAGE_SHIFT, run->t.rights, run->t.r, run->t.offset);
+}
+
+static int put(struct direct *d, struct space *s, struct run *run, gva_t la, const struct target *t)
+{
+    note(s, la >> PAGE_SHIFT, t->rights, t->page);
+    s->large |= t->shift > PAGE_SHIFT;
+    u64 bytes = run->pages << PAGE_SHIFT;
+    if (run->pages && run->la + bytes == la && run->t.rights == t->rights && run->t.r == t->r &&
+        run->t.offset + bytes == t->offset) {
+        run->pages++;
+        return 0;
+    }
+    if (end_run(d, s, run))
+        return -1;
+    *run = (struct run){la, 1, *t};
+    return 0;
+}
+
+/*
+ * The page's instructions that must not run get breakpoints. Where there are too many, all pages
+ * that have some make room.
+ */
+static int guard(struct direct *d, struct space *s, gva_t la, const struct verdict *v)
+{
+    for (unsigned k = 0; k < s->nbreakpoints; k++)
+        if (v->n && s->breakpoint[k] == la + (u64)v->at[0])
+            return 0; /* it was mapped before */
+    if (s->nbreakpoints + v->n > BREAKPOINTS) {
+        for (unsigned k = 0; k < s->nbreakpoints; k++) {
+            gva_t page = s->breakpoint[k] & ~PAGE_MASK;
+            struct mapping *m = find(s, page >> PAGE_SHIFT);
+            if (m->key & MAP_EXEC && space_unmap(d, s, page, PAGE_SIZE))
+                return -1;
+            m->key &= m->key & MAP_EXEC ? ~7ull : ~0ull;
+        }
+        s->nbreakpoints = 0;
+    }
+    for (unsigned k = 0; k < v->n; k++)
+        s->breakpoint[s->nbreakpoints++] = la + (u64)v->at[k];
+    if (space_flush(d, s))
+        return -1;
+    if (space_break(d, s, s->breakpoint, s->nbreakpoints) == 0)
+        return 0;
+    d->breaks = false;
+    return -1;
+}
+
+/* Maps the page with these rights, and what is around it as data. */
+static int fill(struct direct *d, struct space *s, gva_t la, const struct target *t)
+{
+    u64 pages = t->shift > PAGE_SHIFT ? LARGE : AROUND;
+    gva_t from = la & ~((pages << PAGE_SHIFT) - 1);
+    struct run run = {0};
+    if (t->rights & MAP_EXEC) { /* others are looked at when they are run */
+        const struct verdict *v = &d->verdict[t->page];
+        return (v->n && guard(d, s, la, v)) || put(d, s, &run, la, t) || end_run(d, s, &run);
+    }
+    for (gva_t at = from; at < from + (pages << PAGE_SHIFT); at += PAGE_SIZE) {
+        struct target other;
+        if (at == la) {
+            if (put(d, s, &run, at, t))
+                return -1;
+            continue;
+        }
+        if (rights_of(s, at >> PAGE_SHIFT) || !look_up(d, s, at, -1, &other))
+            continue;
+        if (put(d, s, &run, at, &other))
+            return -1;
+    }
+    return end_run(d, s, &run);
+}
+
+/*
+ * The rights that the access at la lacks, as far as can be told: RIP is known, but neither the
+ * instruction's length nor what it does. 0: it has them all, or may not have them.
+ */
+static unsigned wanted(unsigned have, unsigned can, gva_t la, u64 rip)
+{
+    bool fetch = la >> PAGE_SHIFT == rip >> PAGE_SHIFT;
+    bool behind = !(la & PAGE_MASK) && la - rip < 15; /* an instruction that goes on there */
+    if (!(have & MAP_EXEC) && can & MAP_EXEC && (fetch || (behind && have)))
+        return MAP_READ | MAP_EXEC;
+    if (!fetch && !have)
+        return can & (MAP_READ | MAP_WRITE);
+    if (can & ~have & MAP_WRITE)
+        return MAP_READ | MAP_WRITE;
+    return 0;
+}
+
+/* The access happens: A, and D if it can only have been a write, are set as by the access itself.
+ */
+static bool look_again(struct direct *d, struct space *s, gva_t la, bool write, s64 entry,
+                       struct target *t)
+{
+    struct walk w;
+    return cpu_walk(d->cpu, la, PF_U | (write ? PF_W : 0), &w) && look_up(d, s, la, entry, t);
+}
+
+bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip)
+{
+    if (rip != d->fault_rip)
+        d->same_rip = 0;
+    d->fault_rip = rip;
+    if (++d->same_rip > 6 || la >> 47) /* it wants at once what it cannot have at once */
+        return false;
+    gva_t page = la & ~PAGE_MASK;
+    unsigned have = rights_of(s, page >> PAGE_SHIFT);
+    bool fetch = page == (rip & ~PAGE_MASK), behind = !(la & PAGE_MASK) && la - rip < 15;
+    struct target t;
+    s64 entry = fetch ? (s64)(rip & PAGE_MASK) : behind ? 0 : -1;
+    bool ok = look_up(d, s, page, entry, &t) || look_again(d, s, page, false, entry, &t);
+    if (ok && !wanted(have, t.rights, la, rip) && have & MAP_READ && !fetch && !behind)
+        ok = look_again(d, s, page, true, -1, &t);
+    if (!ok)
+        return false;
+    t.rights = wanted(have, t.rights, la, rip);
+    if (!t.rights)
+        return false;
+    if (s->nmappings + LARGE > MAPPINGS_MAX && space_reset(d, s))
+        return false;
+    d->stats.faults++;
+    return fill(d, s, page, &t) == 0 && space_flush(d, s) == 0;
+}
+
+/* --- unmapping --- */
+
+int direct_unmap_page(struct direct *d, struct space *s, u64 page, unsigned rights)
+{
+    for (u64 n = 0; s->nmappings && n < BIT(MAPPINGS_BITS); n++) {
+        struct mapping *m = &s->mapping[n];
+        if (m->page != page || !(m->key & rights))
+            continue;
+        gva_t la = (m->key & ~MAPPING_KEY) >> 3 << PAGE_SHIFT;
+        m->key &= ~7ull;
+        if (space_unmap(d, s, la, PAGE_SIZE))
+            return -1;
+    }
+    return 0;
+}
+
+static int heed_invlpg(struct direct *d, struct space *s)
+{
+    struct cpu *c = d->cpu;
+    u32 n = c->ndropped - s->dropped;
+    s->dropped = c->ndropped;
+    if (n && (n > CPU_DROPPED || s->large))
+        return space_reset(d, s);
+    for (u32 k = c->ndropped - n; k != c->ndropped; k++) {
+        gva_t la = c->dropped[k % CPU_DROPPED] & ~PAGE_MASK;
+        struct mapping *m = find(s, la >> PAGE_SHIFT);
+        if (!(m->key & 7))
+            continue;
+        m->key &= ~7ull;
+        if (space_unmap(d, s, la, PAGE_SIZE))
+            return -1;
+    }
+    return 0;
+}
+
+static int heed_drops(struct direct *d)
+{
+    pthread_mutex_lock(&d->lock);
+    unsigned n = d->ndrops;
+    u64 drop[DROPS_MAX];
+    memcpy(drop, d->drop, sizeof(drop));
+    d->ndrops = 0;
+    atomic_store(&d->any_drop, false);
+    pthread_mutex_unlock(&d->lock);
+    for (unsigned k = 0; k < SPACES; k++) {
+        struct space *s = &d->space[k];
+        if (!s->pid)
+            continue;
+        if (n > DROPS_MAX && space_reset(d, s))
+            return -1;
+        for (unsigned i = 0; i < n && n <= DROPS_MAX; i++)
+            if (may_have_written(s, drop[i]) && direct_unmap_page(d, s, drop[i], MAP_WRITE))
+                return -1;
+        if (space_flush(d, s))
+            return -1;
+    }
+    return 0;
+}
+
+/* Pages that are executable, but have been written to since they were looked at. */
+static int heed_code(struct direct *d, struct space *s)
+{
+    const struct mem *mem = d->cpu->mem;
+    u32 epoch = atomic_load(&mem->code_epoch);
+    if (epoch == s->code_epoch)
+        return 0;
+    s->code_epoch = epoch;
+    for (u64 n = 0; s->nmappings && n < BIT(MAPPINGS_BITS); n++) {
+        struct mapping *m = &s->mapping[n];
+        if (!(m->key & MAP_EXEC) ||
+            (u32)(d->verdict[m->page].key >> 8) == mem_code_gen(mem, m->page))
+            continue;
+        gva_t la = (m->key & ~MAPPING_KEY) >> 3 << PAGE_SHIFT;
+        m->key &= ~7ull;
+        if (space_unmap(d, s, la, PAGE_SIZE))
+            return -1;
+    }
+    return 0;
+}
+
+int direct_catch_up(struct direct *d, struct space *s)
+{
+    if (atomic_load(&d->any_drop) && heed_drops(d))
+        return -1;
+    if (heed_invlpg(d, s) || heed_code(d, s))
+        return -1;
+    return space_flush(d, s);
+}

@@ -1,0 +1,143 @@
+/*
+ * direct_priv.h - what the parts of engine/direct share.
+ */
+#ifndef POPF_DIRECT_PRIV_H
+#define POPF_DIRECT_PRIV_H
+
+#include <sys/types.h>
+#include "engine/direct/direct.h"
+
+/* sys/user.h has a PAGE_MASK that is the complement of ours. */
+#pragma push_macro("PAGE_MASK")
+#pragma push_macro("PAGE_SIZE")
+#pragma push_macro("PAGE_SHIFT")
+#undef PAGE_MASK
+#undef PAGE_SIZE
+#undef PAGE_SHIFT
+#include <sys/user.h>
+#pragma pop_macro("PAGE_MASK")
+#pragma pop_macro("PAGE_SIZE")
+#pragma pop_macro("PAGE_SHIFT")
+
+/* A system call for the space to make, and its result. Layout known to direct_stub.S. */
+struct command {
+    u64 nr; /* then what it returned */
+    u64 arg[6];
+};
+#define COMMANDS_MAX (PAGE_SIZE / sizeof(struct command))
+
+#define BREAKPOINTS 4 /* DR0 to DR3 */
+
+#define MAP_READ  1u
+#define MAP_WRITE 2u
+#define MAP_EXEC  4u
+
+/* What is mapped, by the guest's linear page: open addressing. 0: empty. */
+struct mapping {
+    u64 key;  /* linear page number << 3 | MAP_x | BIT(63) */
+    u64 page; /* of mem */
+};
+#define MAPPINGS_BITS 17
+#define MAPPINGS_MAX  50000u /* a process may have 65,530 */
+#define MAPPING_KEY   BIT(63)
+
+struct space {
+    pid_t pid; /* 0: none */
+    u64 stub;  /* linear address of its two pages of ours: code, then commands */
+    u16 user_epoch;
+    u32 dropped; /* cpu.ndropped that it has heeded */
+    u32 code_epoch;
+    u64 last_used;
+    int host_cpu;            /* that it may run on; -1: any */
+    struct command *command; /* its second page */
+    unsigned ncommands;
+    int file;       /* with those two pages */
+    int first_file; /* descriptor, in its process, of the first region's memory; then the others',
+                       and of those two pages */
+    struct mapping *mapping;
+    unsigned nmappings;
+    u64 breakpoint[BREAKPOINTS]; /* linear addresses */
+    unsigned nbreakpoints;
+    bool large;         /* pages of 2 MiB and more were mapped */
+    _Atomic u64 *wrote; /* a bit by page of mem: may be writable */
+};
+
+#define SPACES 4
+
+/* What is known of a page of code. */
+struct verdict {
+    u64 key;             /* what it is good for; 0: nothing is known */
+    s16 at[BREAKPOINTS]; /* offsets of instructions that must not run */
+    u16 n;               /* of these; more than BREAKPOINTS: it is not to be executed */
+};
+
+/* Pages of mem that lost their writers and await being unmapped. */
+#define DROPS_MAX 64
+
+struct direct {
+    struct cpu *cpu;
+    struct space space[SPACES];
+    struct space *current;
+    u64 clock;
+    _Atomic bool running;
+    pthread_mutex_t lock; /* of what follows, and of the end of a space's process */
+    u64 drop[DROPS_MAX];
+    unsigned ndrops; /* more than DROPS_MAX: all of them */
+    _Atomic bool any_drop;
+    struct verdict *verdict; /* by page of mem */
+    u8 *xstate;
+    size_t xstate_size;
+    bool breaks;       /* the host has breakpoints */
+    bool cpuid_faults; /* CPUID stops the process */
+    u64 fault_rip;     /* of the last fault that was mended by mapping */
+    unsigned same_rip;
+    struct direct_stats stats;
+};
+
+/* direct_space.c: 0, or -1 if the host refuses. A space without a process has pid 0. */
+int space_start(struct direct *d, struct space *s);
+void space_stop(struct direct *d, struct space *s);
+/* Nothing of the guest is mapped any more. */
+int space_reset(struct direct *d, struct space *s);
+/* Takes the stub out of the guest's way. */
+int space_move_stub(struct direct *d, struct space *s);
+/* Adds a command; all of them are done when the room is used up, or by space_flush(). */
+int space_map(struct direct *d, struct space *s, gva_t la, u64 bytes, unsigned rights,
+              const struct mem_region *r, u64 offset);
+int space_unmap(struct direct *d, struct space *s, gva_t la, u64 bytes);
+int space_flush(struct direct *d, struct space *s);
+/* These n addresses, at most BREAKPOINTS, must not be executed. -1: the host cannot do that. */
+int space_break(struct direct *d, struct space *s, const u64 *la, unsigned n);
+/* Waits until the process stops: its wait status, or -1 when it has ended. */
+int space_wait(struct space *s);
+
+/* direct_map.c: makes the access at la possible if it may be mapped; false: the engine's. */
+bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip);
+/* RIP is in a page of which it is known that it is not for direct execution. */
+bool direct_is_away(struct direct *d);
+/* Heeds what has been dropped since the space ran last. 0, or -1. */
+int direct_catch_up(struct direct *d, struct space *s);
+/* A page of mem is not to be writable by the space. */
+int direct_unmap_page(struct direct *d, struct space *s, u64 page, unsigned rights);
+
+/* direct_scan.c: which code may run as it is. */
+#define SCAN_BEFORE 256
+struct scan_page {
+    u8 code[SCAN_BEFORE + PAGE_SIZE + 15]; /* the page, and what is around it */
+    bool has_before;
+};
+struct scan_rules {
+    bool mode64;
+    bool fsgsbase; /* the guest has CR4.FSGSBASE */
+    bool avx;      /* and so is what it enables, of what popf offers */
+    bool xstate;   /* XCR0 is the host's */
+    bool cpuid_faults;
+};
+/* entry: offset in the page of an instruction */
+void direct_scan(const struct cpu *c, const struct scan_page *p, const struct scan_rules *rules,
+                 unsigned entry, struct verdict *v);
+
+/* direct_stub.S: does commands from RBX to RBP. Less than a page. */
+extern const u8 direct_stub[], direct_stub_end[];
+
+#endif
