@@ -69,6 +69,7 @@ enum opt_bt {
     OPT_CODE_CACHE = 256,
     OPT_CODE_CACHE_SIZE,
     OPT_BT_REGIONS,
+    OPT_BT_DIRECT,
     OPT_BT_DUMP,
     OPT_PERF_MAP,
     OPT_BT_END

@@ -69,6 +69,7 @@ static const struct option options[] = {
     {"code-cache", required_argument, NULL, OPT_CODE_CACHE},
     {"code-cache-size", required_argument, NULL, OPT_CODE_CACHE_SIZE},
     {"bt-regions", required_argument, NULL, OPT_BT_REGIONS},
+    {"bt-direct", required_argument, NULL, OPT_BT_DIRECT},
     {"bt-dump", required_argument, NULL, OPT_BT_DUMP},
     {"perf-map", no_argument, NULL, OPT_PERF_MAP},
     {"verbose", no_argument, NULL, 'v'},

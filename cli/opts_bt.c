@@ -18,6 +18,9 @@ void opts_bt_help(FILE *f)
         "                       memory for translated code, per CPU (default 16M, at least 1M)\n"
         "      --bt-regions on|off\n"
         "                       translate what belongs together at once (default on)\n"
+        "      --bt-direct on|off\n"
+        "                       let user code that computes for long run as it is, in a process\n"
+        "                       of its own (default on)\n"
         "      --bt-dump ADDR   show how the code at this address, virtual or physical, is\n"
         "                       translated\n"
         "      --perf-map       write /tmp/perf-PID.map, for perf report\n",
@@ -41,11 +44,11 @@ static int set_size(struct popf_config *cfg, const char *text)
     return 0;
 }
 
-static int set_regions(struct popf_config *cfg, const char *text)
+static int set_off(bool *off, const char *opt, const char *text)
 {
     if (strcmp(text, "on") && strcmp(text, "off"))
-        return complain("--bt-regions", text, "must be on or off");
-    cfg->no_regions = !strcmp(text, "off");
+        return complain(opt, text, "must be on or off");
+    *off = !strcmp(text, "off");
     return 0;
 }
 
@@ -69,7 +72,9 @@ int opts_bt(struct run_options *o, int opt, const char *arg)
     case OPT_CODE_CACHE_SIZE:
         return set_size(&o->cfg, arg);
     case OPT_BT_REGIONS:
-        return set_regions(&o->cfg, arg);
+        return set_off(&o->cfg.no_regions, "--bt-regions", arg);
+    case OPT_BT_DIRECT:
+        return set_off(&o->cfg.no_direct, "--bt-direct", arg);
     case OPT_BT_DUMP:
         return set_dump(&o->cfg, arg);
     default:

@@ -111,6 +111,7 @@ struct popf_config {
      */
     const char *code_cache;
     bool no_regions;     /* translate basic blocks one by one */
+    bool no_direct;      /* never execute user code directly (engine bt) */
     bool count_blocks;   /* for popf_engine_stats(): costs some percent */
     bool perf_map;       /* write /tmp/perf-PID.map, for perf */
     bool bt_dump;        /* show, on standard error, how the code at ... */

@@ -59,6 +59,7 @@ static struct engine_bt_config bt_config(const struct popf_config *cfg)
 {
     return (struct engine_bt_config){.code_size = cfg->code_cache_size,
                                      .one_block = cfg->no_regions,
+                                     .no_direct = cfg->no_direct,
                                      .count = cfg->count_blocks,
                                      .perf_map = cfg->perf_map,
                                      .dump = cfg->bt_dump,

@@ -200,6 +200,11 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt, struct engine_result *r
             link = NULL;
             continue;
         }
+        if (unlikely(bt->direct.hot) && c->cpl == 3 && !bt->direct.want &&
+            bt_direct_knows(&bt->direct, b->page)) {
+            link = NULL;
+            continue;
+        }
         bt_catch_up(c, bt);
         flushes = bt->interp.flushes;
         bool can = bt_translatable(c);
@@ -586,7 +591,7 @@ static void cpu_detach(struct engine *en, struct cpu *c)
     delist((struct bt *)en, bt);
     if (bt->has_thread && pthread_equal(bt->thread, pthread_self()))
         sigaltstack(&(stack_t){.ss_flags = SS_DISABLE}, NULL);
-    direct_free(bt->direct.d);
+    bt_direct_free(bt);
     interp_cache_free(&bt->interp);
     free_tables(bt);
     cpu_shadow_free(c);

@@ -146,7 +146,9 @@ struct bt_direct {
     bool want;                /* CPL 3 code goes there */
     u16 user_epoch;           /* of the streak */
     unsigned streak;          /* samples */
-    unsigned failures;        /* stays that did not pay */
+    s64 account;              /* ticks gained */
+    unsigned pauses;          /* since the account was full */
+    u8 *hot;                  /* a bit by page of mem: code that stayed long; NULL: none */
     unsigned pause;           /* samples until the next try */
     unsigned away; /* times since a sample that code was in pages that are not run there */
 };
@@ -295,6 +297,9 @@ void bt_perfmap_add(int fd, const u8 *code, u64 size, u64 rip, unsigned view);
 
 /* An event is about to be taken: whose time was it? */
 void bt_direct_sample(struct cpu *c, struct bt_cpu *bt);
+/* CPL 3 code in this page of mem is known to stay long: `want` is set. */
+bool bt_direct_knows(struct bt_direct *x, u64 page);
+void bt_direct_free(struct bt_cpu *bt);
 /* CPL 3 code, for which `want` is set. True: events are to be looked at, or *e is set; else the
  * block at RIP is to be run here. */
 bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e);

@@ -4,20 +4,64 @@
  *
  * Going there and back costs as much as some ten thousand instructions, so it pays for code that
  * computes for long without the kernel. The guest's own timer interrupts are the samples: an
- * address space that is found in user code by one after the other is let go there, and is brought
- * back when it turns out not to stay.
+ * address space that is found in user code by one after the other is let go there. What pages such
+ * code is in is remembered, so that the next process that runs it goes there at once. An account
+ * of what it gains and costs is kept, and when it is overdrawn there is a pause.
  *
  * While `want` is set no jump-table entry of user code matches (BT_SALT), so that whatever returns
  * to it comes by bt_direct_run().
  */
+#include <sys/mman.h>
+
+#include "cpu/cpu_paging.h"
 #include "engine/bt/bt.h"
 #include "engine/direct/direct.h"
 
-#define STREAK        2       /* samples in a row */
-#define WORTH_TICKS   150000u /* of the TSC: a stay that paid */
-#define AWAY_MOST     2000    /* between samples: each costs as much as a hundred instructions */
-#define FAILURES      4       /* stays in a row that did not, until there is a pause */
-#define PAUSE_LONGEST 8       /* its logarithm, in samples */
+#define STREAK        2    /* samples in a row */
+#define AWAY_MOST     2000 /* between samples: each costs as much as a hundred instructions */
+#define PAUSE_LONGEST 8    /* its logarithm, in samples */
+
+/* Ticks of the TSC. */
+#define RETURN_COST 20000    /* of leaving, for the state's transfer and the caches */
+#define CREDIT_MOST 20000000 /* what may be lost before */
+#define DEBT_MOST   15000000 /* there is a pause */
+#define LONG_STAY   2000000  /* makes a page of code known */
+
+static u64 hot_size(const struct cpu *c)
+{
+    return align_up(c->mem->npages / 8 + 1, PAGE_SIZE);
+}
+
+static void mark_hot(struct bt_direct *x, struct cpu *c)
+{
+    struct walk w;
+    const struct mem_region *r;
+    if (!x->hot) {
+        void *p = mmap(NULL, hot_size(c), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        x->hot = p == MAP_FAILED ? NULL : p;
+    }
+    if (!x->hot || !cpu_walk(c, c->reg[X86_SLOT_RIP], WALK_PEEK, &w) ||
+        !(r = mem_find(c->mem, w.gpa)))
+        return;
+    u64 page = mem_page(r, w.gpa);
+    x->hot[page >> 3] |= (u8)(1u << (page & 7));
+}
+
+bool bt_direct_knows(struct bt_direct *x, u64 page)
+{
+    if (!x->hot || x->pause || !(x->hot[page >> 3] >> (page & 7) & 1))
+        return false;
+    x->want = true;
+    return true;
+}
+
+void bt_direct_free(struct bt_cpu *bt)
+{
+    direct_free(bt->direct.d);
+    if (bt->direct.hot)
+        munmap(bt->direct.hot, hot_size(bt->cpu));
+}
 
 void bt_direct_sample(struct cpu *c, struct bt_cpu *bt)
 {
@@ -45,21 +89,23 @@ void bt_direct_sample(struct cpu *c, struct bt_cpu *bt)
 
 static void give_up(struct bt_direct *x)
 {
-    unsigned more = x->failures > FAILURES ? x->failures - FAILURES : 0;
     x->want = false;
     x->streak = 0;
-    x->pause = 1u << min_u64(more, PAUSE_LONGEST);
+    x->account = 0;
+    x->pause = 1u << min_u64(x->pauses++, PAUSE_LONGEST);
 }
 
-static void judge(struct bt_direct *x, enum direct_end end, u64 ticks)
+/* Translated, the code would have taken more than twice as long. */
+static void settle(struct bt_direct *x, struct cpu *c, u64 inside, u64 all)
 {
-    if (ticks >= WORTH_TICKS) {
-        x->failures = 0;
-        return;
+    x->account += (s64)(inside + inside / 2) - (s64)(all - inside) - RETURN_COST;
+    if (inside > LONG_STAY)
+        mark_hot(x, c);
+    if (x->account > CREDIT_MOST) {
+        x->account = CREDIT_MOST;
+        x->pauses = 0;
     }
-    if (end == DIRECT_KICKED || x->always)
-        return;
-    if (++x->failures >= FAILURES)
+    if (x->account < -DEBT_MOST && !x->always)
         give_up(x);
 }
 
@@ -72,14 +118,12 @@ bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
         x->want = false;
         return false;
     }
-    u64 began = __builtin_ia32_rdtsc();
+    u64 began = __builtin_ia32_rdtsc(), inside = direct_stats(x->d)->inside;
     enum direct_end end = direct_run(x->d);
     switch (end) {
     case DIRECT_REFUSED:
-        if (!x->always) {
-            x->failures++;
+        if (!x->always)
             give_up(x);
-        }
         return false;
     case DIRECT_AWAY:
         if (++x->away > AWAY_MOST && !x->always)
@@ -94,7 +138,7 @@ bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
                    "--bt-direct off, may help");
         return true;
     default:
-        judge(x, end, __builtin_ia32_rdtsc() - began);
+        settle(x, c, direct_stats(x->d)->inside - inside, __builtin_ia32_rdtsc() - began);
         return end == DIRECT_KICKED;
     }
 }

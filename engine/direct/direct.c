@@ -230,9 +230,11 @@ static bool resume(struct direct *d, struct space *s, int *status)
         atomic_store(&d->running, false);
         return true;
     }
+    u64 began = __builtin_ia32_rdtsc();
     bool ok = ptrace(PTRACE_SYSEMU, s->pid, NULL, NULL) == 0;
     if (ok)
         *status = space_wait(s);
+    d->stats.inside += __builtin_ia32_rdtsc() - began;
     atomic_store(&d->running, false);
     return ok && *status > 0;
 }

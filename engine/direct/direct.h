@@ -39,7 +39,7 @@ enum direct_end {
 
 struct direct_stats {
     u64 runs, mapped, faults, resets, spaces;
-    u64 ticks; /* of the TSC, in direct_run() */
+    u64 ticks, inside; /* of the TSC: in direct_run(), and of these in its processes */
     u64 ended[DIRECT_ENDS];
 };
 
