@@ -21,11 +21,11 @@
 #define AWAY_MOST     2000 /* between samples: each costs as much as a hundred instructions */
 #define PAUSE_LONGEST 8    /* its logarithm, in samples */
 
-/* Ticks of the TSC. */
-#define RETURN_COST 20000    /* of leaving, for the state's transfer and the caches */
-#define CREDIT_MOST 20000000 /* what may be lost before */
-#define DEBT_MOST   15000000 /* there is a pause */
-#define LONG_STAY   2000000  /* makes a page of code known */
+/* Nanoseconds of processor time. */
+#define RETURN_COST 8000    /* of leaving, for caches and what follows */
+#define CREDIT_MOST 2000000 /* what may be lost before */
+#define DEBT_MOST   2000000 /* there is a pause */
+#define LONG_STAY   700000  /* makes a page of code known */
 
 static u64 hot_size(const struct cpu *c)
 {
@@ -95,10 +95,16 @@ static void give_up(struct bt_direct *x)
     x->pause = 1u << min_u64(x->pauses++, PAUSE_LONGEST);
 }
 
-/* Translated, the code would have taken more than twice as long. */
-static void settle(struct bt_direct *x, struct cpu *c, u64 inside, u64 all)
+/*
+ * Translated, the code would have taken more than twice as long. Mappings are there for the next
+ * stays, too: they count half.
+ */
+static void settle(struct bt_direct *x, struct cpu *c, const struct direct_stats *before)
 {
-    x->account += (s64)(inside + inside / 2) - (s64)(all - inside) - RETURN_COST;
+    const struct direct_stats *now = direct_stats(x->d);
+    u64 inside = now->inside - before->inside, mapping = now->mapping - before->mapping;
+    u64 outside = now->outside - before->outside - mapping / 2;
+    x->account += (s64)(inside + inside / 2) - (s64)outside - RETURN_COST;
     if (inside > LONG_STAY)
         mark_hot(x, c);
     if (x->account > CREDIT_MOST) {
@@ -118,7 +124,7 @@ bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
         x->want = false;
         return false;
     }
-    u64 began = __builtin_ia32_rdtsc(), inside = direct_stats(x->d)->inside;
+    struct direct_stats before = *direct_stats(x->d);
     enum direct_end end = direct_run(x->d);
     switch (end) {
     case DIRECT_REFUSED:
@@ -138,7 +144,7 @@ bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
                    "--bt-direct off, may help");
         return true;
     default:
-        settle(x, c, direct_stats(x->d)->inside - inside, __builtin_ia32_rdtsc() - began);
+        settle(x, c, &before);
         return end == DIRECT_KICKED;
     }
 }

@@ -14,6 +14,7 @@
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "cpu/cpu_event.h"
 #include "cpu/cpu_fpu.h"
@@ -121,21 +122,20 @@ static int put_tls(struct direct *d, struct space *s, unsigned seg, unsigned ent
     return (int)ptrace(PTRACE_SET_THREAD_AREA, s->pid, (void *)(u64)entry, &desc);
 }
 
-static int put_state(struct direct *d, struct space *s)
+static int put_state(struct direct *d, struct space *s, struct user_regs_struct *r)
 {
-    struct user_regs_struct r;
-    put_regs(d->cpu, &r);
+    put_regs(d->cpu, r);
     if (d->cpu->mode != X86_MODE64) {
         u64 fs = 0, gs = 0;
         if (put_tls(d, s, FS, TLS_FIRST, &fs) || put_tls(d, s, GS, TLS_FIRST + 1, &gs))
             return -1;
-        r.fs = fs;
-        r.gs = gs;
+        r->fs = fs;
+        r->gs = gs;
     }
     cpu_fpu_get(d->cpu, d->xstate);
     struct iovec io = {d->xstate, d->xstate_size};
     if (ptrace(PTRACE_SETREGSET, s->pid, (void *)NT_X86_XSTATE, &io) ||
-        ptrace(PTRACE_SETREGS, s->pid, NULL, &r))
+        ptrace(PTRACE_SETREGS, s->pid, NULL, r))
         return -1;
     return 0;
 }
@@ -221,6 +221,19 @@ static struct space *prepare(struct direct *d)
 
 /* --- running --- */
 
+/* Of a process (linux/posix-timers.h: its scheduler's clock). */
+static clockid_t process_clock(pid_t pid)
+{
+    return (clockid_t)(~(u32)pid << 3 | 2);
+}
+
+static u64 cpu_time(clockid_t clock)
+{
+    struct timespec t = {0};
+    clock_gettime(clock, &t);
+    return (u64)t.tv_sec * 1000000000ull + (u64)t.tv_nsec;
+}
+
 /* Until it stops. False: it must not run, or has ended. */
 static bool resume(struct direct *d, struct space *s, int *status)
 {
@@ -230,11 +243,11 @@ static bool resume(struct direct *d, struct space *s, int *status)
         atomic_store(&d->running, false);
         return true;
     }
-    u64 began = __builtin_ia32_rdtsc();
+    u64 began = cpu_time(process_clock(s->pid));
     bool ok = ptrace(PTRACE_SYSEMU, s->pid, NULL, NULL) == 0;
     if (ok)
         *status = space_wait(s);
-    d->stats.inside += __builtin_ia32_rdtsc() - began;
+    d->stats.inside += cpu_time(process_clock(s->pid)) - began;
     atomic_store(&d->running, false);
     return ok && *status > 0;
 }
@@ -246,7 +259,10 @@ static bool mend(struct direct *d, struct space *s, const struct user_regs_struc
     if (ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) ||
         (si.si_code != SEGV_MAPERR && si.si_code != SEGV_ACCERR))
         return false;
-    return direct_map(d, s, (u64)si.si_addr, r->rip);
+    u64 began = cpu_time(CLOCK_THREAD_CPUTIME_ID);
+    bool mapped = direct_map(d, s, (u64)si.si_addr, r->rip);
+    d->stats.mapping += cpu_time(CLOCK_THREAD_CPUTIME_ID) - began;
+    return mapped;
 }
 
 /* After system calls of ours. */
@@ -292,7 +308,7 @@ static enum direct_end leave(struct direct *d, struct space *s, const struct use
 static enum direct_end run(struct direct *d, struct space *s)
 {
     struct user_regs_struct r;
-    if (ptrace(PTRACE_GETREGS, s->pid, NULL, &r))
+    if (put_state(d, s, &r))
         return DIRECT_BROKEN;
     for (;;) {
         int status;
@@ -324,12 +340,12 @@ enum direct_end direct_run(struct direct *d)
         d->stats.ended[DIRECT_AWAY]++;
         return DIRECT_AWAY;
     }
-    u64 began = __builtin_ia32_rdtsc();
     cpu_leave(d->cpu);
+    u64 began = cpu_time(CLOCK_THREAD_CPUTIME_ID);
     struct space *s = prepare(d);
-    enum direct_end end = s && put_state(d, s) == 0 ? run(d, s) : DIRECT_BROKEN;
+    enum direct_end end = s ? run(d, s) : DIRECT_BROKEN;
     d->stats.runs++;
-    d->stats.ticks += __builtin_ia32_rdtsc() - began;
+    d->stats.outside += cpu_time(CLOCK_THREAD_CPUTIME_ID) - began;
     d->stats.ended[end]++;
     return end;
 }

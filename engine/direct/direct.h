@@ -39,7 +39,9 @@ enum direct_end {
 
 struct direct_stats {
     u64 runs, mapped, faults, resets, spaces;
-    u64 ticks, inside; /* of the TSC: in direct_run(), and of these in its processes */
+    /* Processor time, ns: of guest code, of direct_run() but for that, and of it in making mappings
+     */
+    u64 inside, outside, mapping;
     u64 ended[DIRECT_ENDS];
 };
 
