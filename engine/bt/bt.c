@@ -200,7 +200,7 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt, struct engine_result *r
             link = NULL;
             continue;
         }
-        if (unlikely(bt->direct.hot) && c->cpl == 3 && !bt->direct.want &&
+        if (unlikely(bt->direct.known) && c->cpl == 3 && !bt->direct.want &&
             bt_direct_knows(&bt->direct, b->page)) {
             link = NULL;
             continue;

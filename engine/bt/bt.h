@@ -148,7 +148,7 @@ struct bt_direct {
     unsigned streak;          /* samples */
     s64 account;              /* ticks gained */
     unsigned pauses;          /* since the account was full */
-    u8 *hot;                  /* a bit by page of mem: code that stayed long; NULL: none */
+    u8 *known;                /* two bits by page of mem: code that computes; NULL: none yet */
     unsigned pause;           /* samples until the next try */
     unsigned away; /* times since a sample that code was in pages that are not run there */
 };

@@ -17,9 +17,10 @@
 #include "engine/bt/bt.h"
 #include "engine/direct/direct.h"
 
-#define STREAK        2    /* samples in a row */
-#define AWAY_MOST     2000 /* between samples: each costs as much as a hundred instructions */
-#define PAUSE_LONGEST 8    /* its logarithm, in samples */
+#define STREAK         2    /* samples in a row */
+#define AWAY_MOST      2000 /* between samples: each costs as much as a hundred instructions */
+#define PAUSE_SHORTEST 2    /* logarithms, in samples */
+#define PAUSE_LONGEST  8
 
 /* Nanoseconds of processor time. */
 #define RETURN_COST 8000    /* of leaving, for caches and what follows */
@@ -27,30 +28,39 @@
 #define DEBT_MOST   2000000 /* there is a pause */
 #define LONG_STAY   700000  /* makes a page of code known */
 
-static u64 hot_size(const struct cpu *c)
+/* Two bits by page. */
+#define MET   1u
+#define KNOWN 2u
+
+/* --- code that computes --- */
+
+static u64 known_size(const struct cpu *c)
 {
-    return align_up(c->mem->npages / 8 + 1, PAGE_SIZE);
+    return align_up(2 * c->mem->npages / 8 + 1, PAGE_SIZE);
 }
 
-static void mark_hot(struct bt_direct *x, struct cpu *c)
+/* Code in RIP's page was met by a sample, or stayed long: by the second time it is known. */
+static void note_page(struct bt_direct *x, struct cpu *c, unsigned bits)
 {
     struct walk w;
     const struct mem_region *r;
-    if (!x->hot) {
-        void *p = mmap(NULL, hot_size(c), PROT_READ | PROT_WRITE,
+    if (!x->known) {
+        void *p = mmap(NULL, known_size(c), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        x->hot = p == MAP_FAILED ? NULL : p;
+        x->known = p == MAP_FAILED ? NULL : p;
     }
-    if (!x->hot || !cpu_walk(c, c->reg[X86_SLOT_RIP], WALK_PEEK, &w) ||
+    if (!x->known || !cpu_walk(c, c->reg[X86_SLOT_RIP], WALK_PEEK, &w) ||
         !(r = mem_find(c->mem, w.gpa)))
         return;
     u64 page = mem_page(r, w.gpa);
-    x->hot[page >> 3] |= (u8)(1u << (page & 7));
+    u8 *k = &x->known[page >> 2];
+    unsigned shift = (page & 3) * 2;
+    *k |= (u8)((*k >> shift & 1 ? KNOWN : bits) << shift);
 }
 
 bool bt_direct_knows(struct bt_direct *x, u64 page)
 {
-    if (!x->hot || x->pause || !(x->hot[page >> 3] >> (page & 7) & 1))
+    if (x->pause || !(x->known[page >> 2] >> (page & 3) * 2 & KNOWN))
         return false;
     x->want = true;
     return true;
@@ -59,8 +69,8 @@ bool bt_direct_knows(struct bt_direct *x, u64 page)
 void bt_direct_free(struct bt_cpu *bt)
 {
     direct_free(bt->direct.d);
-    if (bt->direct.hot)
-        munmap(bt->direct.hot, hot_size(bt->cpu));
+    if (bt->direct.known)
+        munmap(bt->direct.known, known_size(bt->cpu));
 }
 
 void bt_direct_sample(struct cpu *c, struct bt_cpu *bt)
@@ -72,6 +82,8 @@ void bt_direct_sample(struct cpu *c, struct bt_cpu *bt)
         x->want = true;
         return;
     }
+    if (c->cpl == 3 && !x->pause)
+        note_page(x, c, MET);
     if (c->cpl != 3 || x->user_epoch != c->user_epoch) {
         x->streak = c->cpl == 3;
         x->want = false;
@@ -87,12 +99,14 @@ void bt_direct_sample(struct cpu *c, struct bt_cpu *bt)
     x->want |= x->streak >= STREAK;
 }
 
-static void give_up(struct bt_direct *x)
+static void give_up(struct bt_direct *x, struct cpu *c)
 {
     x->want = false;
     x->streak = 0;
     x->account = 0;
-    x->pause = 1u << min_u64(x->pauses++, PAUSE_LONGEST);
+    x->pause = 1u << min_u64(PAUSE_SHORTEST + x->pauses++, PAUSE_LONGEST);
+    if (x->known) /* somebody among them is to blame */
+        madvise(x->known, known_size(c), MADV_DONTNEED);
 }
 
 /*
@@ -106,13 +120,13 @@ static void settle(struct bt_direct *x, struct cpu *c, const struct direct_stats
     u64 outside = now->outside - before->outside - mapping / 2;
     x->account += (s64)(inside + inside / 2) - (s64)outside - RETURN_COST;
     if (inside > LONG_STAY)
-        mark_hot(x, c);
+        note_page(x, c, KNOWN);
     if (x->account > CREDIT_MOST) {
         x->account = CREDIT_MOST;
         x->pauses = 0;
     }
     if (x->account < -DEBT_MOST && !x->always)
-        give_up(x);
+        give_up(x, c);
 }
 
 bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
@@ -129,11 +143,11 @@ bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
     switch (end) {
     case DIRECT_REFUSED:
         if (!x->always)
-            give_up(x);
+            give_up(x, c);
         return false;
     case DIRECT_AWAY:
         if (++x->away > AWAY_MOST && !x->always)
-            give_up(x);
+            give_up(x, c);
         return false;
     case DIRECT_BROKEN:
         x->off = true;

@@ -147,7 +147,7 @@ static int get_state(struct direct *d, struct space *s, const struct user_regs_s
         return -1;
     u64 present;
     memcpy(&present, d->xstate + XSTATE_BV, sizeof(present));
-    present &= cpu_fpu_host_xcr0(); /* the process has PKRU besides, and what else is new */
+    present &= d->offered_xcr0; /* the process has PKRU besides, and what else is new */
     memcpy(d->xstate + XSTATE_BV, &present, sizeof(present));
     if (cpu_fpu_set(d->cpu, d->xstate))
         return -1;
@@ -394,6 +394,13 @@ bool direct_drop_writer(struct direct *d, u64 page)
 
 /* --- life --- */
 
+static u64 host_xcr0(void)
+{
+    u32 lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return (u64)hi << 32 | lo;
+}
+
 struct direct *direct_new(struct cpu *c)
 {
     struct direct *d = calloc(1, sizeof(*d));
@@ -401,6 +408,9 @@ struct direct *direct_new(struct cpu *c)
         return NULL;
     d->cpu = c;
     d->breaks = true;
+    d->offered_xcr0 = cpu_fpu_host_xcr0();
+    if (d->offered_xcr0 & XCR0_AVX)
+        d->host_xcr0 = host_xcr0();
     pthread_mutex_init(&d->lock, NULL);
     for (unsigned n = 0; n < SPACES; n++)
         d->space[n] = (struct space){.file = -1, .host_cpu = -1};

@@ -49,13 +49,6 @@ struct target {
     u64 offset;
 };
 
-static u64 host_xcr0(void)
-{
-    u32 lo, hi;
-    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    return (u64)hi << 32 | lo;
-}
-
 static struct scan_rules rules_of(const struct direct *d)
 {
     const struct cpu *c = d->cpu;
@@ -63,8 +56,8 @@ static struct scan_rules rules_of(const struct direct *d)
     return (struct scan_rules){
         .mode64 = c->mode == X86_MODE64,
         .fsgsbase = c->cr4 & CR4_FSGSBASE,
-        .avx = os && c->xcr0 == cpu_fpu_host_xcr0(),
-        .xstate = os && c->xcr0 == host_xcr0(),
+        .avx = os && c->xcr0 == d->offered_xcr0,
+        .xstate = os && c->xcr0 == d->host_xcr0,
         .cpuid_faults = d->cpuid_faults,
     };
 }

@@ -84,7 +84,8 @@ struct direct {
     u64 drop[DROPS_MAX];
     unsigned ndrops; /* more than DROPS_MAX: all of them */
     _Atomic bool any_drop;
-    struct verdict *verdict; /* by page of mem */
+    struct verdict *verdict;     /* by page of mem */
+    u64 host_xcr0, offered_xcr0; /* and of that what popf offers; CPUID takes microseconds */
     u8 *xstate;
     size_t xstate_size;
     bool breaks;       /* the host has breakpoints */
