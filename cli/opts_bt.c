@@ -15,7 +15,7 @@ void opts_bt_help(FILE *f)
         "      --code-cache DIR keep translations in DIR, a folder of your own: the next start of\n"
         "                       the same guest is quicker. What is in there is run: trust it\n"
         "      --code-cache-size SIZE\n"
-        "                       memory for translated code, per CPU (default 16M, at least 1M)\n"
+        "                       memory for translated code, per CPU (default 64M, at least 1M)\n"
         "      --bt-regions on|off\n"
         "                       translate what belongs together at once (default on)\n"
         "      --bt-direct on|off\n"

@@ -34,7 +34,7 @@ struct engine_result {
 
 /* What can be set of the translator; all zero: the usual. */
 struct engine_bt_config {
-    u64 code_size;       /* bytes of emitted code per CPU, BT_CODE_SIZE_MIN or more; 0: 16 MiB */
+    u64 code_size;       /* bytes of emitted code per CPU, BT_CODE_SIZE_MIN or more; 0: 64 MiB */
     bool one_block;      /* blocks are translated one by one: no superblocks */
     bool count;          /* count blocks and look-ups, for stats(): costs some percent */
     bool no_direct;      /* user code is never executed directly */

@@ -105,7 +105,7 @@ struct popf_config {
         *entry; /* how the kernel is entered: "auto", "64", "32", "16" or "pvh"; NULL: "auto" */
 
     /* The translator (engine "bt"). */
-    uint64_t code_cache_size; /* bytes of translated code per CPU; 0: 16 MiB */
+    uint64_t code_cache_size; /* bytes of translated code per CPU; 0: 64 MiB */
     /* A folder where translations are kept for the next start, made if it does not exist; NULL:
      * none. What is in there is run: it must belong to the user, and nobody else may write to it.
      */

@@ -568,9 +568,10 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
     bt->engine = b;
     bt->direct.off = b->set.no_direct;
     bt->direct.always = bt->direct.want = b->set.always_direct;
-    size_t arena = max_u64(6 * MiB / (b->cfg.ncpus ? b->cfg.ncpus : 1), 1 * MiB);
+    size_t first = max_u64(6 * MiB / (b->cfg.ncpus ? b->cfg.ncpus : 1), 1 * MiB);
+    size_t most = max_u64(BT_ARENA(bt->set->code_size), first);
     if (cpu_shadow_init(c, e) < 0 || make_tables(bt, e) < 0 ||
-        interp_cache_init(&bt->interp, arena, e) < 0) {
+        interp_cache_init(&bt->interp, first, most, e) < 0) {
         cpu_shadow_free(c);
         free_tables(bt);
         free(bt);

@@ -152,9 +152,11 @@ struct bt_direct {
     unsigned pause;           /* samples until the next try */
     unsigned away; /* times since a sample that code was in pages that are not run there */
 };
-#define BT_CODE_SIZE     (16 * MiB)
+#define BT_CODE_SIZE     (64 * MiB)
 #define BT_CODE_SIZE_MIN (1 * MiB)
 #define BT_CODE_SIZE_MAX (1024 * MiB) /* a rel32 reaches as far */
+/* What a code cache fills with is decoded in half as much again (Debian's boot: 1.6). */
+#define BT_ARENA(code_size) ((code_size) / 2 * 3)
 
 void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg);
 

@@ -219,7 +219,8 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
     struct interp_cpu *ic = calloc(1, sizeof(*ic));
     if (!ic)
         return err_set(e, "out of memory creating a virtual CPU");
-    if (interp_cache_init(ic, ((struct interp *)en)->arena_size, e) < 0) {
+    size_t arena = ((struct interp *)en)->arena_size;
+    if (interp_cache_init(ic, arena, arena, e) < 0) {
         free(ic);
         return -1;
     }

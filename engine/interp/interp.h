@@ -55,16 +55,17 @@ struct jump_entry {
 };
 
 #define JUMP_BITS 12
-#define HASH_BITS 16
 
 struct interp_cpu {
     struct jump_entry jump[1u << JUMP_BITS];
-    u64 hash[1u << HASH_BITS]; /* open addressing; bits of the hash above the block's address */
-    unsigned hash_used;
+    u64 *hash; /* open addressing; bits of the hash above the block's address */
+    unsigned hash_bits, hash_used;
+    unsigned fills; /* how often the arena was full */
     u8 *arena;
     size_t arena_size, arena_used;
-    u32 fpu_gen; /* generation of FP stubs that the ops refer to */
-    u32 marks;   /* cpu_debug_marks() when the blocks were decoded */
+    size_t arena_limit; /* all is dropped when so much is used; grows to arena_size */
+    u32 fpu_gen;        /* generation of FP stubs that the ops refer to */
+    u32 marks;          /* cpu_debug_marks() when the blocks were decoded */
 
     /* Asked before a block is decoded, with where it begins: a block made otherwise, or NULL. */
     struct block *(*other)(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, u64 page,
@@ -82,8 +83,11 @@ struct interp {
     size_t arena_size; /* bytes per vCPU */
 };
 
-/* interp_cache.c */
-int interp_cache_init(struct interp_cpu *ic, size_t arena_size, struct err *e);
+/*
+ * interp_cache.c: decoded blocks get `first` bytes, and when those have been full some times, up to
+ * `most`. What is not used takes no memory.
+ */
+int interp_cache_init(struct interp_cpu *ic, size_t first, size_t most, struct err *e);
 void interp_cache_free(struct interp_cpu *ic);
 void interp_cache_flush(struct interp_cpu *ic);
 

@@ -10,27 +10,58 @@
 #include "cpu/insn_int.h"
 #include "engine/interp/interp.h"
 
-int interp_cache_init(struct interp_cpu *ic, size_t arena_size, struct err *e)
+/* Blocks have some 450 bytes each, and a quarter of the table stays free. */
+#define HASH_BITS_MIN 16
+#define BLOCK_USUAL   256
+
+/*
+ * What runs once fills the arena too: a kernel's boot leaves most of its code behind. So it is
+ * dropped some times before more memory is taken, by so much each time.
+ */
+#define FILLS_FIRST 6
+#define ARENA_GROWS 4
+
+static void *reserve(size_t size)
 {
-    ic->arena = mmap(NULL, arena_size, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (ic->arena == MAP_FAILED) {
-        ic->arena = NULL;
-        return err_errno(e, "cannot allocate %zu KiB for decoded code", arena_size >> 10);
-    }
-    ic->arena_size = arena_size;
-    return 0;
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static size_t hash_size(const struct interp_cpu *ic)
+{
+    return sizeof(*ic->hash) << ic->hash_bits;
+}
+
+int interp_cache_init(struct interp_cpu *ic, size_t first, size_t most, struct err *e)
+{
+    ic->hash_bits = HASH_BITS_MIN;
+    while ((size_t)BLOCK_USUAL << ic->hash_bits < most)
+        ic->hash_bits++;
+    ic->arena_size = most;
+    ic->arena_limit = first;
+    ic->arena = reserve(most);
+    ic->hash = reserve(hash_size(ic));
+    if (ic->arena && ic->hash)
+        return 0;
+    err_errno(e, "cannot allocate %zu KiB for decoded code", most >> 10);
+    interp_cache_free(ic);
+    return -1;
 }
 
 void interp_cache_free(struct interp_cpu *ic)
 {
     if (ic->arena)
         munmap(ic->arena, ic->arena_size);
+    if (ic->hash)
+        munmap(ic->hash, hash_size(ic));
+    ic->arena = NULL;
+    ic->hash = NULL;
 }
 
 void interp_cache_flush(struct interp_cpu *ic)
 {
-    cpu_fill(ic->hash, 0, sizeof(ic->hash));
+    cpu_fill(ic->hash, 0, hash_size(ic));
     ic->hash_used = 0;
     cpu_fill(ic->jump, 0, sizeof(ic->jump));
     ic->arena_used = 0;
@@ -39,8 +70,15 @@ void interp_cache_flush(struct interp_cpu *ic)
 
 /* --- by physical address --- */
 
-#define HASH_MASK ((1u << HASH_BITS) - 1)
-#define HASH_FULL (HASH_MASK / 4 * 3)
+static inline unsigned hash_mask(const struct interp_cpu *ic)
+{
+    return (1u << ic->hash_bits) - 1;
+}
+
+static bool hash_full(const struct interp_cpu *ic, unsigned more)
+{
+    return ic->hash_used + more >= hash_mask(ic) / 4 * 3;
+}
 
 static inline u64 hash_of(gpa_t gpa)
 {
@@ -58,16 +96,16 @@ static inline struct block *hash_block(u64 entry)
     return (struct block *)(entry & (BIT(48) - 1));
 }
 
-static inline unsigned hash_slot(gpa_t gpa)
+static inline unsigned hash_slot(const struct interp_cpu *ic, gpa_t gpa)
 {
-    return (unsigned)(hash_of(gpa) >> (64 - HASH_BITS));
+    return (unsigned)(hash_of(gpa) >> (64 - ic->hash_bits));
 }
 
 static void hash_insert(struct cpu *c, struct interp_cpu *ic, struct block *b)
 {
     u64 entry = hash_entry(b->gpa, b);
-    unsigned n = hash_slot(b->gpa);
-    for (; ic->hash[n]; n = (n + 1) & HASH_MASK) {
+    unsigned n = hash_slot(ic, b->gpa), mask = hash_mask(ic);
+    for (; ic->hash[n]; n = (n + 1) & mask) {
         const struct block *o = hash_block(ic->hash[n]);
         if ((ic->hash[n] ^ entry) >> 48 == 0 && o->gpa == b->gpa &&
             mem_code_gen(c->mem, o->page) != o->gen)
@@ -125,8 +163,11 @@ static void too_long(struct cpu *c, const struct x86_insn *i)
 static struct block *block_alloc(struct interp_cpu *ic)
 {
     size_t most = sizeof(struct block) + BLOCK_OPS_MAX * sizeof(struct op);
-    if (ic->arena_used + most > ic->arena_size || ic->hash_used >= HASH_FULL)
+    if (ic->arena_used + most > ic->arena_limit || hash_full(ic, 0)) {
         interp_cache_flush(ic);
+        if (++ic->fills >= FILLS_FIRST)
+            ic->arena_limit = min_u64(ic->arena_limit * ARENA_GROWS, ic->arena_size);
+    }
     return (struct block *)(ic->arena + ic->arena_used);
 }
 
@@ -288,7 +329,7 @@ static void run_late(struct cpu *c, const struct x86_insn *i)
 bool interp_has_room(const struct interp_cpu *ic, unsigned nblocks, unsigned nops)
 {
     size_t most = nblocks * (sizeof(struct block) + 32) + nops * sizeof(struct op);
-    return ic->arena_used + most <= ic->arena_size && ic->hash_used + nblocks < HASH_FULL;
+    return ic->arena_used + most <= ic->arena_limit && !hash_full(ic, nblocks);
 }
 
 struct block *interp_add_late(struct cpu *c, struct interp_cpu *ic, const struct block *like,
@@ -324,8 +365,9 @@ static bool good(struct cpu *c, const struct block *b, gva_t la)
 /* The block for a physical address. */
 static struct block *find_hashed(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, gva_t la)
 {
+    unsigned mask = hash_mask(ic);
     u64 want = hash_entry(gpa, NULL);
-    for (unsigned n = hash_slot(gpa); ic->hash[n]; n = (n + 1) & HASH_MASK) {
+    for (unsigned n = hash_slot(ic, gpa); ic->hash[n]; n = (n + 1) & mask) {
         struct block *b = hash_block(ic->hash[n]);
         if ((ic->hash[n] ^ want) >> 48 == 0 && b->gpa == gpa && b->mode == c->mode &&
             good(c, b, la))
@@ -336,8 +378,9 @@ static struct block *find_hashed(struct cpu *c, struct interp_cpu *ic, gpa_t gpa
 
 struct block *interp_peek(struct cpu *c, struct interp_cpu *ic, gpa_t gpa, enum x86_mode mode)
 {
+    unsigned mask = hash_mask(ic);
     u64 want = hash_entry(gpa, NULL);
-    for (unsigned n = hash_slot(gpa); ic->hash[n]; n = (n + 1) & HASH_MASK) {
+    for (unsigned n = hash_slot(ic, gpa); ic->hash[n]; n = (n + 1) & mask) {
         struct block *b = hash_block(ic->hash[n]);
         if ((ic->hash[n] ^ want) >> 48 == 0 && b->gpa == gpa && b->mode == mode && !b->crosses &&
             !b->marked && mem_code_gen(c->mem, b->page) == b->gen)
