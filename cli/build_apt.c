@@ -2,6 +2,7 @@
  * Where the packages of an image come from: what the machine's own apt knows, so that mirrors and
  * proxies that were set up for it are used for images, too.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,6 +69,21 @@ static void add_matching(struct args *lines, const char *targets, const struct b
     free(copy);
 }
 
+/* Suites that the machine's apt has lists of, but not for the image's architecture. */
+static void say_missing(const char *targets, const struct build_options *o,
+                        const struct args *lines)
+{
+    struct args all = {0};
+    add_matching(&all, targets, o, ANY_ARCH);
+    for (size_t i = 0; i < all.n; i++)
+        if (!present(lines, all.v[i]))
+            fprintf(stderr,
+                    "popf image build: the image comes without \"%s\": this machine's apt has no "
+                    "list of it for %s (--mirror names sources)\n",
+                    all.v[i], o->arch);
+    args_free(&all);
+}
+
 static void machine_sources(const struct build_options *o, struct args *lines)
 {
     char *const argv[] = {"apt-get",
@@ -79,6 +95,8 @@ static void machine_sources(const struct build_options *o, struct args *lines)
     char *targets = proc_output(argv);
     for (enum match how = SAME_ARCH; targets && how <= ANY_SUITE && !lines->n; how++)
         add_matching(lines, targets, o, how);
+    if (targets)
+        say_missing(targets, o, lines);
     free(targets);
 }
 
