@@ -3,11 +3,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "block/iov.h"
@@ -81,6 +83,13 @@ static int check_kind(struct file *f, struct err *e)
     return 0;
 }
 
+/* tmpfs does not know RWF_NOWAIT, and does not need it. */
+static bool is_in_memory(int fd)
+{
+    struct statfs st;
+    return fstatfs(fd, &st) == 0 && (st.f_type == TMPFS_MAGIC || st.f_type == RAMFS_MAGIC);
+}
+
 static void init(struct file *f)
 {
     *f = (struct file){.fd = -1, .align = 1};
@@ -114,6 +123,7 @@ int file_open(struct file *f, const char *name, u32 flags, struct err *e)
     }
     if (flags & FILE_DIRECT)
         f->align = direct_align(f);
+    f->in_memory = is_in_memory(f->fd);
     return 0;
 }
 
@@ -141,6 +151,7 @@ int file_open_temp(struct file *f, struct err *e)
         f->fd = open_unlinked(dirs[i]);
     f->name = strdup("the temporary overlay");
     f->temporary = true;
+    f->in_memory = f->fd >= 0 && is_in_memory(f->fd);
     if (f->fd >= 0 && f->name)
         return 0;
     err_errno(e, "cannot make a temporary file for the overlay in %s (set TMPDIR)", dirs[0]);
@@ -320,7 +331,7 @@ int file_try_readv(struct file *f, const struct iovec *v, unsigned n, u64 off)
 {
     if (f->align > 1 || atomic_load_explicit(&f->no_nowait_read, memory_order_relaxed))
         return -EAGAIN;
-    ssize_t did = preadv2(f->fd, v, (int)n, (off_t)off, RWF_NOWAIT);
+    ssize_t did = preadv2(f->fd, v, (int)n, (off_t)off, f->in_memory ? 0 : RWF_NOWAIT);
     if (did < 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
         atomic_store(&f->no_nowait_read, true);
     return did >= 0 && (u64)did == iov_length(v, n) ? 0 : -EAGAIN;

@@ -36,6 +36,7 @@ struct file {
     bool ro;
     bool device;          /* a block device: does not grow */
     bool temporary;       /* gone with the process: syncs do nothing */
+    bool in_memory;       /* tmpfs: reads wait for nothing */
     u32 align;            /* of offsets, lengths and memory: 1, or more with O_DIRECT */
     pthread_rwlock_t rmw; /* O_DIRECT: held for writing while part of a block is replaced */
     _Atomic bool no_punch, no_zero, no_nowait_read;

@@ -1,7 +1,9 @@
 /*
  * Requests from several sides at once: the threads of a disk, its loop, errors of the host.
  */
+#include <linux/magic.h>
 #include <pthread.h>
+#include <sys/vfs.h>
 
 #include "block/block.h"
 #include "disk.h"
@@ -235,6 +237,30 @@ static void test_round_trip(void **state)
     round_trip(true);
 }
 
+/* What memory can answer is answered by whoever asks: also on tmpfs, which knows no RWF_NOWAIT. */
+static void test_at_once(void **state)
+{
+    struct bench *b = malloc(sizeof(*b));
+    struct statfs st;
+    if (statfs("/dev/shm", &st) || st.f_type != TMPFS_MAGIC || access("/dev/shm", W_OK)) {
+        print_message("# /dev/shm is no tmpfs to write to\n");
+        free(b);
+        skip();
+    }
+    for (unsigned qcow2 = 0; qcow2 < 2; qcow2++) {
+        bench_start(b, qcow2, NULL);
+        memset(b->buf[0], 7, 4096);
+        request(b, 0, BLOCK_WRITE, BLOCK_DURABLE, 65536, 4096);
+        wait_for(b, 1);
+        request(b, 1, BLOCK_READ, 0, 65536, 4096);
+        assert_int_equal(b->done, 1);
+        assert_int_equal(b->r[1].status, 0);
+        assert_memory_equal(b->buf[1], b->buf[0], 4096);
+        bench_stop(b);
+    }
+    free(b);
+}
+
 /* After quiesce nothing is at work; every request is reported all the same. */
 static void test_quiesce(void **state)
 {
@@ -355,8 +381,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_threads_qcow2), cmocka_unit_test(test_threads_raw),
         cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_quiesce),
-        cmocka_unit_test(test_no_space),      cmocka_unit_test(test_disguise),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_at_once),       cmocka_unit_test(test_no_space),
+        cmocka_unit_test(test_disguise),      cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
