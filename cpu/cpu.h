@@ -87,13 +87,24 @@ struct itlb_entry {
     u64 page; /* index for mem_code_*() */
 };
 
-/* What a TLB or ITLB holds, so that a flush costs no more than what was filled. */
+/* What a TLB or ITLB holds, so that a flush costs no more than what it drops. */
 struct tlb_index {
-    u16 n;              /* slots in use */
-    u16 slot[TLB_SIZE]; /* which, in no order */
-    u8 meta[TLB_SIZE];  /* by slot: log2 of the guest page's size, or'ed with TLB_GLOBAL */
+    u64 used[TLB_SIZE / 64];  /* a bit per slot */
+    u64 local[TLB_SIZE / 64]; /* likewise, of those that are not global */
+    u8 meta[TLB_SIZE];        /* by slot: log2 of the guest page's size, or'ed with TLB_GLOBAL */
 };
 #define TLB_GLOBAL 0x80
+
+/*
+ * Where large pages have been found since all was flushed last, hashed: by 4 MiB, and by 1 GiB for
+ * those of that size. Bits that are not set spare INVLPG a look at all that came from large pages.
+ */
+#define LARGE_SEEN_BITS 10
+#define HUGE_SEEN_BITS  7
+struct large_seen {
+    u64 large[1u << (LARGE_SEEN_BITS - 6)];
+    u64 huge[1u << (HUGE_SEEN_BITS - 6)];
+};
 
 /*
  * Where code positions have been found since map_epoch changed last, hashed: bits that are not set
@@ -234,6 +245,7 @@ struct cpu {
     struct tlb_entry tlbs[TLB_MODES][TLB_SIZE];
     struct itlb_entry itlb[2][ITLB_SIZE];
     struct tlb_index tlb_index[TLB_MODES], itlb_index[2];
+    struct large_seen large_seen;
     struct code_seen code_seen;
     struct cpu_context context[CPU_CONTEXTS]; /* address spaces that may come back */
     u8 context_next;

@@ -116,10 +116,7 @@ static inline void fill(struct cpu *c, enum tlb_mode m, gva_t la, const struct w
 {
     unsigned slot = tlb_slot(la);
     struct tlb_entry *t = &c->tlbs[m][slot];
-    struct tlb_index *x = &c->tlb_index[m];
-    if (t->rd == TLB_NONE)
-        x->slot[x->n++] = slot;
-    x->meta[slot] = w->meta;
+    cpu_tlb_note(c, &c->tlb_index[m], slot, la, w->meta);
     u64 base = la & ~PAGE_MASK;
     t->rd = base;
     t->wr = w->writable && !rom ? base : TLB_NONE;
@@ -430,12 +427,9 @@ static inline u32 fetch_access(const struct cpu *c)
 static void fill_code(struct cpu *c, struct itlb_entry *t, gva_t la, const struct walk *w,
                       const struct mem_region *r)
 {
-    struct tlb_index *x = &c->itlb_index[c->cpl == 3];
     unsigned slot = la >> PAGE_SHIFT & (ITLB_SIZE - 1);
     gpa_t gpa = w->gpa & ~PAGE_MASK;
-    if (t->tag == TLB_NONE)
-        x->slot[x->n++] = slot;
-    x->meta[slot] = w->meta;
+    cpu_tlb_note(c, &c->itlb_index[c->cpl == 3], slot, la, w->meta);
     *t = (struct itlb_entry){.tag = la & ~PAGE_MASK,
                              .host = r->host + (gpa - r->gpa),
                              .gpa = gpa,

@@ -37,6 +37,12 @@ void cpu_tlb_flush_nonglobal(struct cpu *c);
 /* CR3 is loaded while CR4.PCIDE = 1. `noflush`: what is known for this PCID stays. */
 void cpu_tlb_switch(struct cpu *c, u64 cr3, bool noflush);
 
+/* A slot of a TLB or ITLB is about to hold the page of la, from a guest page as `meta` says. */
+void cpu_tlb_note(struct cpu *c, struct tlb_index *x, unsigned slot, gva_t la, u8 meta);
+
+/* la may lie in a large page that a TLB holds a part of. */
+bool cpu_tlb_large_seen(const struct cpu *c, gva_t la);
+
 /* A code position in the page of la, with its struct tlb_index meta, is about to be remembered. */
 void cpu_tlb_note_code(struct cpu *c, gva_t la, u8 meta);
 

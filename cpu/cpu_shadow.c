@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "cpu/cpu_mem.h"
+#include "cpu/cpu_paging.h"
 
 #define TABLE_PAGES (SHADOW_SIZE / PAGE_SIZE)
 
@@ -77,40 +78,39 @@ static inline void clear(const struct shadow *s, u64 page, unsigned kind)
 
 /* --- dropping --- */
 
-static inline bool in_scope(enum shadow_scope scope, u64 la_page, const struct shadow_fill *f)
+static void clear_both(const struct shadow *s, unsigned mode, u64 page)
 {
-    switch (scope) {
-    case SHADOW_ALL:
-        return true;
-    case SHADOW_NONGLOBAL:
-        return !(f->meta & TLB_GLOBAL);
-    default: /* as far as the bits that were kept tell: too many is harmless */
-        return ((f->page ^ la_page) & (SHADOW_SLOTS - 1)) >>
-                   ((f->meta & (TLB_GLOBAL - 1)) - PAGE_SHIFT) ==
-               0;
-    }
+    clear(s, page, shadow_kind(mode, false));
+    clear(s, page, shadow_kind(mode, true));
 }
 
-static void flush_mode(struct shadow *s, unsigned mode, enum shadow_scope scope, u64 la_page)
+/* All that was filled from number `from` on. */
+static void flush_from(struct shadow *s, unsigned mode, unsigned from)
 {
-    unsigned kept = 0, n = s->n[mode];
-    struct shadow_fill *f = s->filled[mode];
-    for (unsigned i = 0; i < n; i++) {
-        if (!in_scope(scope, la_page, &f[i])) {
-            f[kept++] = f[i];
-            continue;
-        }
-        clear(s, f[i].page, shadow_kind(mode, false));
-        clear(s, f[i].page, shadow_kind(mode, true));
+    for (unsigned i = from; i < s->n[mode]; i++)
+        clear_both(s, mode, s->filled[mode][i].page);
+    s->n[mode] = from;
+    if (s->nglobal[mode] > from)
+        s->nglobal[mode] = from;
+}
+
+/* Of the large page that la_page is in, as far as the bits that were kept tell: too many is
+ * harmless. They stay listed. */
+static void flush_large(const struct shadow *s, unsigned mode, u64 la_page)
+{
+    for (unsigned i = 0; i < s->n[mode]; i++) {
+        const struct shadow_fill *f = &s->filled[mode][i];
+        unsigned bits = (f->meta & (TLB_GLOBAL - 1)) - PAGE_SHIFT;
+        if (((f->page ^ la_page) & (SHADOW_SLOTS - 1)) >> bits == 0)
+            clear_both(s, mode, f->page);
     }
-    s->n[mode] = kept;
 }
 
 /* Gives the host back what a long life has touched of the table. */
 static void release(struct shadow *s)
 {
     for (unsigned m = 0; m < SHADOW_MODES; m++)
-        flush_mode(s, m, SHADOW_ALL, 0);
+        flush_from(s, m, 0);
     for (u64 w = 0; w < TABLE_PAGES / 64; w++) {
         if (!s->touched[w])
             continue;
@@ -124,24 +124,43 @@ void cpu_shadow_flush(struct cpu *c, enum shadow_scope scope, gva_t la)
 {
     struct shadow *s = c->shadow_table;
     s->flushes++;
-    for (unsigned m = 0; m < SHADOW_MODES; m++)
-        flush_mode(s, m, scope, la >> PAGE_SHIFT);
+    bool large = scope == SHADOW_PAGE && cpu_tlb_large_seen(c, la);
+    for (unsigned m = 0; m < SHADOW_MODES; m++) {
+        if (scope != SHADOW_PAGE)
+            flush_from(s, m, scope == SHADOW_ALL ? 0 : s->nglobal[m]);
+        else if (large)
+            flush_large(s, m, la >> PAGE_SHIFT);
+        else
+            clear_both(s, m, la >> PAGE_SHIFT);
+    }
     if (unlikely(s->ntouched > s->touched_max))
         release(s);
 }
 
 /* --- filling --- */
 
+static void list(struct shadow *s, enum tlb_mode m, u64 page, u8 meta)
+{
+    if (s->n[m] == SHADOW_FILLED)
+        flush_from(s, m, 0);
+    struct shadow_fill *f = s->filled[m], *to = &f[s->n[m]++];
+    if (meta & TLB_GLOBAL) {
+        *to = f[s->nglobal[m]];
+        to = &f[s->nglobal[m]++];
+    }
+    *to = (struct shadow_fill){.page = (u32)page & (SHADOW_SLOTS - 1), .meta = meta};
+}
+
+/* An entry that leads elsewhere was another page's, which may have been global where this one is
+ * not: both are listed. */
 static void fill(struct cpu *c, enum tlb_mode m, u64 la, const struct tlb_entry *t, u8 meta)
 {
     struct shadow *s = c->shadow_table;
-    u64 page = la >> PAGE_SHIFT;
-    if (!atomic_load_explicit(entry(s, page, shadow_kind(m, false)), memory_order_relaxed) &&
-        !atomic_load_explicit(entry(s, page, shadow_kind(m, true)), memory_order_relaxed)) {
-        if (s->n[m] == SHADOW_FILLED)
-            flush_mode(s, m, SHADOW_ALL, 0);
-        s->filled[m][s->n[m]++] =
-            (struct shadow_fill){.page = (u32)page & (SHADOW_SLOTS - 1), .meta = meta};
+    u64 page = la >> PAGE_SHIFT,
+        was = atomic_load_explicit(entry(s, page, shadow_kind(m, false)), memory_order_relaxed);
+    if (was != t->addend) {
+        clear(s, page, shadow_kind(m, true));
+        list(s, m, page, meta);
     }
     put(s, page, shadow_kind(m, false), t->addend);
 }

@@ -44,8 +44,9 @@ struct shadow_fill {
 
 struct shadow {
     _Atomic u64 *table;
+    /* Those of global pages come first. Some may have been emptied since. */
     struct shadow_fill filled[SHADOW_MODES][SHADOW_FILLED];
-    unsigned n[SHADOW_MODES];
+    unsigned n[SHADOW_MODES], nglobal[SHADOW_MODES];
     /* By page of mem: SHADOW_BITS of the page number through which it can be written, plus 1;
      * SHADOW_SEVERAL. */
     _Atomic u32 *writer;

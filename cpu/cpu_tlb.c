@@ -24,24 +24,86 @@ static inline bool in_scope(enum shadow_scope scope, gva_t la, u64 tag, u8 meta)
     }
 }
 
-/* Empties slots of a table of entries of `stride` bytes that begin with `ntags` tags; true if any.
- */
-static bool drop(struct tlb_index *x, void *table, unsigned stride, unsigned ntags,
-                 enum shadow_scope scope, gva_t la)
+/* A software TLB: `ntags` tags at the start of each entry of `stride` bytes. */
+struct tlb {
+    struct tlb_index *x;
+    u8 *entry;
+    unsigned size, stride, ntags;
+};
+
+static void drop_slot(const struct tlb *t, unsigned slot)
 {
-    unsigned kept = 0, n = x->n;
-    for (unsigned i = 0; i < n; i++) {
-        unsigned slot = x->slot[i];
-        u64 *tags = (u64 *)((u8 *)table + slot * stride);
-        if (!in_scope(scope, la, tags[0], x->meta[slot])) {
-            x->slot[kept++] = slot;
-            continue;
+    u64 *tags = (u64 *)(t->entry + slot * t->stride);
+    for (unsigned n = 0; n < t->ntags; n++)
+        tags[n] = TLB_NONE;
+    t->x->used[slot >> 6] &= ~(1ull << (slot & 63));
+    t->x->local[slot >> 6] &= ~(1ull << (slot & 63));
+}
+
+/* Of the slots in this map, those in scope. */
+static void drop(const struct tlb *t, const u64 *map, enum shadow_scope scope, gva_t la)
+{
+    for (unsigned w = 0; w < t->size / 64; w++)
+        for (u64 bits = map[w]; bits; bits &= bits - 1) {
+            unsigned slot = w * 64 + (unsigned)__builtin_ctzll(bits);
+            u64 tag = *(u64 *)(t->entry + slot * t->stride);
+            if (in_scope(scope, la, tag, t->x->meta[slot]))
+                drop_slot(t, slot);
         }
-        for (unsigned t = 0; t < ntags; t++)
-            tags[t] = TLB_NONE;
-    }
-    x->n = kept;
-    return kept != n;
+}
+
+/* Pages other than large ones can only be where la leads. */
+static void drop_page(const struct tlb *t, unsigned slot, gva_t la, bool large)
+{
+    if (large)
+        drop(t, t->x->used, SHADOW_PAGE, la);
+    else if (*(u64 *)(t->entry + slot * t->stride) == (la & ~PAGE_MASK))
+        drop_slot(t, slot);
+}
+
+static void drop_from(const struct tlb *t, unsigned slot, enum shadow_scope scope, gva_t la,
+                      bool large)
+{
+    if (scope == SHADOW_PAGE)
+        drop_page(t, slot, la, large);
+    else
+        drop(t, scope == SHADOW_ALL ? t->x->used : t->x->local, scope, la);
+}
+
+/* --- large pages --- */
+
+static inline bool seen(const u64 *map, unsigned bits, u64 n)
+{
+    n &= (1u << bits) - 1;
+    return map[n >> 6] >> (n & 63) & 1;
+}
+
+static inline void see(u64 *map, unsigned bits, u64 n)
+{
+    n &= (1u << bits) - 1;
+    map[n >> 6] |= 1ull << (n & 63);
+}
+
+void cpu_tlb_note(struct cpu *c, struct tlb_index *x, unsigned slot, gva_t la, u8 meta)
+{
+    u64 bit = 1ull << (slot & 63);
+    unsigned shift = meta & (TLB_GLOBAL - 1);
+    x->used[slot >> 6] |= bit;
+    if (meta & TLB_GLOBAL)
+        x->local[slot >> 6] &= ~bit;
+    else
+        x->local[slot >> 6] |= bit;
+    x->meta[slot] = meta;
+    if (shift > 22)
+        see(c->large_seen.huge, HUGE_SEEN_BITS, la >> 30);
+    else if (shift > PAGE_SHIFT)
+        see(c->large_seen.large, LARGE_SEEN_BITS, la >> 22);
+}
+
+bool cpu_tlb_large_seen(const struct cpu *c, gva_t la)
+{
+    return seen(c->large_seen.large, LARGE_SEEN_BITS, la >> 22) ||
+           seen(c->large_seen.huge, HUGE_SEEN_BITS, la >> 30);
 }
 
 /* --- code positions --- */
@@ -69,12 +131,6 @@ static void forget_contexts(struct cpu *c)
         c->context[n].user_epoch = 0;
 }
 
-static inline bool seen(const u64 *map, unsigned bits, u64 n)
-{
-    n &= (1u << bits) - 1;
-    return map[n >> 6] >> (n & 63) & 1;
-}
-
 static bool code_seen(const struct cpu *c, gva_t la)
 {
     return seen(c->code_seen.page, CODE_SEEN_BITS, la >> PAGE_SHIFT) ||
@@ -84,12 +140,9 @@ static bool code_seen(const struct cpu *c, gva_t la)
 /* A code position of this page is about to be remembered. */
 void cpu_tlb_note_code(struct cpu *c, gva_t la, u8 meta)
 {
-    u64 n = la >> PAGE_SHIFT & ((1u << CODE_SEEN_BITS) - 1);
-    c->code_seen.page[n >> 6] |= 1ull << (n & 63);
-    if ((meta & (TLB_GLOBAL - 1)) > PAGE_SHIFT) {
-        n = la >> 21 & ((1u << CODE_LARGE_BITS) - 1);
-        c->code_seen.large[n >> 6] |= 1ull << (n & 63);
-    }
+    see(c->code_seen.page, CODE_SEEN_BITS, la >> PAGE_SHIFT);
+    if ((meta & (TLB_GLOBAL - 1)) > PAGE_SHIFT)
+        see(c->code_seen.large, CODE_LARGE_BITS, la >> 21);
     if (!(meta & TLB_GLOBAL) && c->cpl != 3)
         c->code_seen.supervisor = true;
 }
@@ -98,10 +151,16 @@ void cpu_tlb_note_code(struct cpu *c, gva_t la, u8 meta)
 
 static void drop_data(struct cpu *c, enum shadow_scope scope, gva_t la)
 {
-    for (unsigned m = 0; m < TLB_MODES; m++)
-        drop(&c->tlb_index[m], c->tlbs[m], sizeof(struct tlb_entry), 2, scope, la);
-    for (unsigned u = 0; u < 2; u++)
-        drop(&c->itlb_index[u], c->itlb[u], sizeof(struct itlb_entry), 1, scope, la);
+    bool large = scope == SHADOW_PAGE && cpu_tlb_large_seen(c, la);
+    for (unsigned m = 0; m < TLB_MODES; m++) {
+        struct tlb t = {&c->tlb_index[m], (u8 *)c->tlbs[m], TLB_SIZE, sizeof(struct tlb_entry), 2};
+        drop_from(&t, tlb_slot(la), scope, la, large);
+    }
+    for (unsigned u = 0; u < 2; u++) {
+        struct tlb t = {&c->itlb_index[u], (u8 *)c->itlb[u], ITLB_SIZE, sizeof(struct itlb_entry),
+                        1};
+        drop_from(&t, la >> PAGE_SHIFT & (ITLB_SIZE - 1), scope, la, large);
+    }
     if (c->shadow_table)
         cpu_shadow_flush(c, scope, la);
 }
@@ -109,6 +168,7 @@ static void drop_data(struct cpu *c, enum shadow_scope scope, gva_t la)
 void cpu_tlb_flush(struct cpu *c)
 {
     drop_data(c, SHADOW_ALL, 0);
+    cpu_fill(&c->large_seen, 0, sizeof(c->large_seen));
     forget_contexts(c);
     new_user_epoch(c);
     new_map_epoch(c);
@@ -160,15 +220,16 @@ void cpu_tlb_flush_page(struct cpu *c, gva_t la)
 void cpu_tlb_init(struct cpu *c)
 {
     for (unsigned m = 0; m < TLB_MODES; m++) {
-        c->tlb_index[m].n = 0;
+        c->tlb_index[m] = (struct tlb_index){0};
         for (unsigned i = 0; i < TLB_SIZE; i++)
             c->tlbs[m][i] = (struct tlb_entry){.rd = TLB_NONE, .wr = TLB_NONE};
     }
     for (unsigned u = 0; u < 2; u++) {
-        c->itlb_index[u].n = 0;
+        c->itlb_index[u] = (struct tlb_index){0};
         for (unsigned i = 0; i < ITLB_SIZE; i++)
             c->itlb[u][i] = (struct itlb_entry){.tag = TLB_NONE};
     }
+    c->large_seen = (struct large_seen){0};
     new_user_epoch(c);
     new_map_epoch(c);
 }
