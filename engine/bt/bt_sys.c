@@ -330,15 +330,58 @@ static u32 sel_field(const struct tr *t)
     return (u32)(GS_CPU(seg) + t->d.i.reg * sizeof(struct seg) + offsetof(struct seg, sel));
 }
 
-static bool emit_mov_from_sreg(struct tr *t)
+/* movzx reg32, the selector */
+static void emit_load_sel(struct tr *t, unsigned reg)
 {
     struct emit *e = &t->e;
-    const struct x86_insn *i = &t->d.i;
-    if (i->prefix & X86_PFX_MEM || i->opsize == 2 || i->reg > GS)
-        return false;
-    unsigned reg = out_reg(i->rm);
-    e8(e, 0x65), e8(e, 0x40 | (reg >> 3 & 1) << 2), e8(e, 0x0f), e8(e, 0xb7); /* movzx reg32, */
+    e8(e, 0x65), e8(e, 0x40 | (reg >> 3 & 1) << 2), e8(e, 0x0f), e8(e, 0xb7);
     e8(e, (reg & 7) << 3 | 4), e8(e, 0x25), e32(e, sel_field(t));
+}
+
+/* A memory operand has 2 bytes whatever the operand size. */
+static bool emit_store_sreg(struct tr *t)
+{
+    struct emit *e = &t->e;
+    if (t->d.i.adsize == 2)
+        return false;
+    bt_operand(t, 2, true, ANY_ALIGN);
+    bt_combine(t);
+    bt_t1_used(t);
+    emit_load_sel(t, T1);
+    bt_access(t);
+    e8(e, 0x66);
+    emit_mem_sized(e, 4, 0x89, T1, T0, 0);
+    bt_cold_resume(t);
+    return true;
+}
+
+/* The rest of the register stays. */
+static bool emit_short_from_sreg(struct tr *t)
+{
+    struct emit *e = &t->e;
+    unsigned rm = t->d.i.rm, reg = host_reg(rm);
+    bt_t1_used(t);
+    emit_load_sel(t, T1);
+    if (is_homed(rm)) {
+        t->t_home[0] = 0;
+        e8(e, 0x65), e8(e, 0x66), e8(e, 0x44), e8(e, 0x89); /* mov gs:[], r13w */
+        e8(e, 0x2c), e8(e, 0x25), e32(e, GS_REG(rm));
+        return true;
+    }
+    e8(e, 0x66), e8(e, 0x44 | (reg >> 3 & 1)), e8(e, 0x89), e8(e, 0xc0 | (T1 & 7) << 3 | (reg & 7));
+    return true;
+}
+
+static bool emit_mov_from_sreg(struct tr *t)
+{
+    const struct x86_insn *i = &t->d.i;
+    if (i->reg > GS)
+        return false;
+    if (i->prefix & X86_PFX_MEM)
+        return emit_store_sreg(t);
+    if (i->opsize == 2)
+        return emit_short_from_sreg(t);
+    emit_load_sel(t, out_reg(i->rm));
     put_reg(t, i->rm);
     return true;
 }
