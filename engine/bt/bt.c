@@ -507,7 +507,8 @@ static int make_views(struct bt_cpu *bt)
         u64 *base = (u64 *)(gs + BT_STACK_BASE(v));
         for (unsigned n = 0; n < 8; n++)
             base[n] = (u64)bt->map.run + (BT_STUB_SENTINEL + v) * BT_STUB_SIZE;
-        bt_tags(bt, v)[0] = bt_no_tag(0); /* all zero, it would match RIP 0 */
+        *bt_slot(bt, v, 0) = bt_no_tag(0); /* all zero, they would match RIP 0 */
+        *bt_slot(bt, v, 1) = bt_no_tag(1);
         bt->filled[v] = reserve(BT_JUMPS * sizeof(u16), PROT_READ | PROT_WRITE);
         if (!bt->filled[v])
             return -1;

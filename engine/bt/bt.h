@@ -101,16 +101,17 @@ static inline unsigned bt_jump_slot(u64 tag)
 {
     return (u16)(tag ^ tag >> 16);
 }
-#define BT_USER(view) ((view) % 3 == TLB_USER)
+#define BT_SECOND_SLOT(slot) ((slot) ^ 1) /* where bt_stub_goto looks, too */
+#define BT_USER(view)        ((view) % 3 == TLB_USER)
 
 /*
  * A view's jump table, in the room below struct cpu: by bt_jump_slot() of RIP (+ salt), that and
- * far entry. And its prediction stack, a guard page first.
+ * far entry, side by side. And its prediction stack, a guard page first.
  */
 #define BT_JUMPS      65536u
 #define BT_VIEW_SIZE  (2 * 8ull * BT_JUMPS)
 #define BT_TAGS(v)    ((s64)(v) * (s64)BT_VIEW_SIZE - (s64)(CPU_SPAN + CPU_ROOM)) /* from GS */
-#define BT_CODES(v)   (BT_TAGS(v) + 8 * (s64)BT_JUMPS)
+#define BT_CODES(v)   (BT_TAGS(v) + 8)
 #define BT_STACK_SIZE (16 * KiB)
 #define BT_STACK(v)                                                                                \
     ((s64)(BT_VIEWS * BT_VIEW_SIZE + (v) * (BT_STACK_SIZE + PAGE_SIZE)) -                          \
@@ -247,7 +248,7 @@ enum bt_stub {
     BT_STUB_FPU_SAVED,
     BT_STUB_EXIT,
     BT_STUB_EXIT_SAVED,
-    BT_STUB_GOTO,  /* jumped to: R14 = RIP, flags in cpu.aflags: not in the jump table */
+    BT_STUB_GOTO,  /* jumped to: R14 = RIP, flags in cpu.aflags: not where the jump table has it */
     BT_STUB_CROSS, /* called like an exit, to an instruction that goes on in the next page */
     BT_STUB_CROSS_SAVED,
     BT_STUB_SYSCALL,
@@ -267,8 +268,8 @@ static inline u64 bt_site_rip(const struct cpu *c, const struct bt_site *s)
 
 /* --- bt_call.c: what emitted code counts on --- */
 
-/* The view's jump table; what no RIP of a slot looks like. */
-u64 *bt_tags(const struct bt_cpu *bt, unsigned view);
+/* A slot of the view's jump table: tag and far entry; what no RIP of that slot looks like. */
+u64 *bt_slot(const struct bt_cpu *bt, unsigned view, unsigned slot);
 u64 bt_no_tag(unsigned slot);
 /* RIP (+ salt) leads to this far entry. */
 void bt_remember(struct bt_cpu *bt, unsigned view, u64 tag, const u8 *code);

@@ -9,27 +9,23 @@
 
 /* --- jump tables --- */
 
-u64 *bt_tags(const struct bt_cpu *bt, unsigned view)
+u64 *bt_slot(const struct bt_cpu *bt, unsigned view, unsigned slot)
 {
-    return (u64 *)((u8 *)cpu_window(bt->cpu) + BT_TAGS(view));
+    return (u64 *)((u8 *)cpu_window(bt->cpu) + BT_TAGS(view)) + (size_t)2 * slot;
 }
 
-static u64 *codes(const struct bt_cpu *bt, unsigned view)
-{
-    return (u64 *)((u8 *)cpu_window(bt->cpu) + BT_CODES(view));
-}
-
-/* What no RIP of this slot looks like. */
+/* What no RIP that is looked for in this slot looks like. */
 u64 bt_no_tag(unsigned slot)
 {
-    return slot == 0;
+    return slot < 2 ? 2 : 0;
 }
 
 static void clear_view(struct bt_cpu *bt, unsigned view)
 {
-    u64 *tag = bt_tags(bt, view);
-    for (unsigned n = 0; n < bt->nfilled[view]; n++)
-        tag[bt->filled[view][n]] = bt_no_tag(bt->filled[view][n]);
+    for (unsigned n = 0; n < bt->nfilled[view]; n++) {
+        unsigned slot = bt->filled[view][n];
+        *bt_slot(bt, view, slot) = bt_no_tag(slot);
+    }
     bt->nfilled[view] = 0;
 }
 
@@ -49,17 +45,28 @@ static void forget_jumps(struct bt_cpu *bt)
     }
 }
 
-void bt_remember(struct bt_cpu *bt, unsigned view, u64 tag, const u8 *code)
+static void put_jump(struct bt_cpu *bt, unsigned view, unsigned slot, u64 tag, u64 code)
 {
-    unsigned slot = bt_jump_slot(tag);
-    u64 *t = bt_tags(bt, view);
-    if (t[slot] == bt_no_tag(slot)) {
+    u64 *s = bt_slot(bt, view, slot);
+    if (s[0] == bt_no_tag(slot)) {
         if (bt->nfilled[view] == BT_JUMPS)
             clear_view(bt, view);
         bt->filled[view][bt->nfilled[view]++] = (u16)slot;
     }
-    t[slot] = tag;
-    codes(bt, view)[slot] = (u64)code;
+    s[0] = tag;
+    s[1] = code;
+}
+
+/* Whoever has its slot moves to the second one. */
+void bt_remember(struct bt_cpu *bt, unsigned view, u64 tag, const u8 *code)
+{
+    unsigned slot = bt_jump_slot(tag), second = BT_SECOND_SLOT(slot);
+    const u64 *s = bt_slot(bt, view, slot);
+    if (*bt_slot(bt, view, second) == tag)
+        slot = second;
+    else if (s[0] != tag && s[0] != bt_no_tag(slot))
+        put_jump(bt, view, second, s[0], s[1]);
+    put_jump(bt, view, slot, tag, (u64)code);
 }
 
 /* --- dropping --- */
@@ -264,12 +271,15 @@ static const u8 *by_table(struct cpu *c, struct bt_cpu *bt)
     unsigned view = (unsigned)bt_view_of(c);
     u64 tag = c->reg[X86_SLOT_RIP] + (BT_USER(view) ? c->emitted[BT_SALT] : 0);
     unsigned slot = bt_jump_slot(tag);
-    if (bt_tags(bt, view)[slot] != tag)
+    if (*bt_slot(bt, view, slot) != tag)
+        slot = BT_SECOND_SLOT(slot);
+    const u64 *s = bt_slot(bt, view, slot);
+    if (s[0] != tag)
         return NULL;
     cpu_clear_rf(c);
     bt_enter_view(c, view);
     c->emitted[BT_R14] = tag;
-    return go_on(c, (const u8 *)codes(bt, view)[slot]);
+    return go_on(c, (const u8 *)s[1]);
 }
 
 const u8 *bt_jump(struct cpu *c, const struct bt_site *s)

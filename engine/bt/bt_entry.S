@@ -9,7 +9,7 @@
         .globl bt_enter, bt_stub_body, bt_stub_body_saved, bt_stub_next
         .globl bt_stub_next_saved, bt_stub_jump, bt_stub_jump_saved, bt_stub_miss, bt_stub_fpu
         .globl bt_stub_cross, bt_stub_cross_saved
-        .globl bt_stub_fpu_saved, bt_stub_exit, bt_stub_exit_saved, bt_stub_goto
+        .globl bt_stub_fpu_saved, bt_stub_exit, bt_stub_exit_saved, bt_stub_goto, bt_stub_leave
 
 /* All but RAX, and to the monitor's stack. */
 .macro save_regs
@@ -154,11 +154,43 @@ bt_stub_miss:
         cross   bt_stub_cross, save_flags_rax
         cross   bt_stub_cross_saved, save_rax
 
-/* R14 = RIP that the jump table does not have; the flags are in cpu.aflags. */
+/*
+ * R14 = RIP that its slot of the jump table does not have; the flags are in cpu.aflags. The second
+ * slot may. What is not canonical is not salted: it might look like an address of another space.
+ */
         .balign 16
 bt_stub_goto:
         save_rax
-        mov     %r14, %gs:CPU_REG + 17 * 8
+        mov     %r14, %gs:CPU_SCRATCH
+        mov     %gs:CPU_VIEW, %rax
+        cmp     $VIEW_USER_SHORT, %eax
+        je      2f
+        cmp     $VIEW_USER, %eax
+        je      2f
+1:      rorx    $16, %r14, %r13
+        xor     %r14, %r13
+        xor     $1, %r13d
+        movzwl  %r13w, %r13d
+        add     %r13d, %r13d
+        imul    $VIEW_BYTES, %rax, %rax
+        lea     (%rax, %r13, 8), %r13
+        cmp     %r14, %gs:TAGS_FIRST(%r13)
+        jne     3f
+        mov     %gs:CPU_REG, %rax
+        jmp     *%gs:CODES_FIRST(%r13)
+2:      mov     %r14, %r13
+        shr     $47, %r13
+        jnz     3f
+        add     %gs:CPU_SALT, %r14
+        jmp     1b
+3:      mov     %gs:CPU_SCRATCH, %r14
+        jmp     out
+
+/* The same without asking the jump table. */
+        .balign 16
+bt_stub_leave:
+        save_rax
+out:    mov     %r14, %gs:CPU_REG + 17 * 8
         save_regs
         jmp     leave
 

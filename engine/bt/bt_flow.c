@@ -234,6 +234,7 @@ void bt_lookup_rip(struct tr *t, u8 *miss)
     emit_rorx(e, T1, T0, 16);
     emit_rr(e, 0x31, T0, T1);                                        /* xor r13, r14 */
     e8(e, 0x45), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xed);              /* movzx r13d, r13w */
+    emit_rr(e, 0x01, T1, T1);                                        /* add r13, r13 */
     e8(e, 0x65), e8(e, 0x4e), e8(e, 0x3b), e8(e, 0x34), e8(e, 0xed); /* cmp r14, gs:[r13 * 8 + ] */
     e32(e, (u32)BT_TAGS(t->view));
     u8 *hit = emit_jcc(e, JZ, e->p);

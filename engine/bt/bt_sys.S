@@ -49,6 +49,7 @@
         rorx    $16, %r14, %r13
         xor     %r14, %r13
         movzwl  %r13w, %r13d
+        add     %r13d, %r13d
         cmp     %r14, %gs:\tags(, %r13, 8)
         jne     9f
         jmp     *%gs:\codes(, %r13, 8)
@@ -127,13 +128,13 @@ bt_sys_sysret:
         jz      1f
         orl     $BIT_EV_INTR, %gs:CPU_EVENT_MASK
         testl   $BIT_EV_INTR, %gs:CPU_EVENTS
-        jnz     bt_stub_goto
+        jnz     bt_stub_leave
         add     %gs:CPU_SALT, %r14
         jump_known TAGS_USER, CODES_USER
         mov     %rcx, %r14
         jmp     bt_stub_goto
 1:      andl    $~BIT_EV_INTR, %gs:CPU_EVENT_MASK
-        jmp     bt_stub_goto
+        jmp     bt_stub_leave
 
 /*
  * Called at CPL 0 with R14 = what was popped, TF and AC of which are as they were. ZF = 0: an
