@@ -45,6 +45,23 @@ struct seg {
     u16 sel;
 };
 
+/*
+ * What loading a selector of the GDT, or none, made of a data segment register in 32-bit protected
+ * mode at CPL 0, while the descriptor was `raw`. For emitted code (bt_sys.S); by seg_known_slot().
+ */
+struct seg_known {
+    u32 key;  /* selector, or'ed with SEG_KNOWN; 0: unused */
+    u32 flat; /* 1: base 0, no limit, may be written */
+    u64 raw;
+    struct seg seg;
+} __attribute__((aligned(64)));
+#define SEG_KNOWN       BIT(16)
+#define SEG_KNOWN_SLOTS 8u
+static inline unsigned seg_known_slot(u16 sel)
+{
+    return sel >> 3 & (SEG_KNOWN_SLOTS - 1);
+}
+
 struct dtable {
     u64 base;
     u16 limit;
@@ -254,6 +271,7 @@ struct cpu {
      * user_epoch: number n is at n % CPU_DROPPED. */
     gva_t dropped[CPU_DROPPED];
     u32 ndropped;
+    struct seg_known seg_known[SEG_KNOWN_SLOTS];
 
     /* --- derived by cpu_update_mode() for the page walker --- */
     u8 paging;         /* enum cpu_paging */

@@ -5,6 +5,7 @@
 #include "cpu/cpu_mem.h"
 #include "cpu/cpu_paging.h"
 #include "cpu/cpu_seg.h"
+#include "cpu/cpu_shadow.h"
 
 /* --- descriptors --- */
 
@@ -204,20 +205,40 @@ static void load_ss(struct cpu *c, u16 sel)
     cpu_set_seg(c, SS, sel, d.lo);
 }
 
+/* For emitted code, which compares the descriptor with d->lo before it does the same again. */
+static void know(struct cpu *c, unsigned seg, const struct desc *d)
+{
+    const struct seg *s = &c->seg[seg];
+    if (!c->shadow_table || c->mode != X86_MODE32 || c->cpl || s->sel & 4 || d->at & 7)
+        return;
+    if (d->lo)
+        cpu_shadow_fill(c, d->at, 8, false, false);
+    c->seg_known[seg_known_slot(s->sel)] =
+        (struct seg_known){.key = s->sel | SEG_KNOWN,
+                           .flat = !s->base && s->rd_end == UINT64_MAX && s->wr_end == UINT64_MAX,
+                           .raw = d->lo,
+                           .seg = *s};
+}
+
 void cpu_load_seg(struct cpu *c, unsigned seg, u16 sel)
 {
-    struct desc d;
+    struct desc d = {0};
     if (cpu_realish(c)) {
         cpu_set_seg_real(c, seg, sel);
-    } else if (seg == SS) {
+        return;
+    }
+    if (seg == SS) {
         load_ss(c, sel);
-    } else if (sel_null(sel)) {
+        return;
+    }
+    if (sel_null(sel)) {
         cpu_set_seg_null(c, seg, sel);
     } else {
         cpu_check_data(c, sel, c->cpl, EXC_GP, &d);
         cpu_desc_accessed(c, &d);
         cpu_set_seg(c, seg, sel, d.lo);
     }
+    know(c, seg, &d);
 }
 
 /* --- LDTR and TR --- */

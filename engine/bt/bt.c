@@ -470,7 +470,13 @@ static void put_stubs(struct bt_cpu *bt)
         [BT_STUB_GOTO] = bt_stub_goto,
         [BT_STUB_SYSCALL] = bt_sys_syscall,
         [BT_STUB_SYSRET] = bt_sys_sysret,
+        [BT_STUB_SYSENTER] = bt_sys_sysenter,
+        [BT_STUB_SYSEXIT] = bt_sys_sysexit,
         [BT_STUB_POPF] = bt_sys_popf,
+        [BT_STUB_LOAD_ES] = bt_sys_load_es,
+        [BT_STUB_LOAD_DS] = bt_sys_load_ds,
+        [BT_STUB_LOAD_FS] = bt_sys_load_fs,
+        [BT_STUB_LOAD_GS] = bt_sys_load_gs,
     };
     for (unsigned n = 0; n < BT_STUB_SENTINEL; n++) {
         struct emit e = {bt->code + n * BT_STUB_SIZE};

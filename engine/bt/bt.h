@@ -230,7 +230,8 @@ extern const u8 bt_stub_body[], bt_stub_body_saved[], bt_stub_next[], bt_stub_ne
     bt_stub_jump[], bt_stub_jump_saved[], bt_stub_miss[], bt_stub_fpu[], bt_stub_fpu_saved[],
     bt_stub_exit[], bt_stub_exit_saved[], bt_stub_goto[], bt_stub_cross[], bt_stub_cross_saved[];
 /* bt_sys.S: likewise */
-extern const u8 bt_sys_syscall[], bt_sys_sysret[], bt_sys_popf[];
+extern const u8 bt_sys_syscall[], bt_sys_sysret[], bt_sys_popf[], bt_sys_sysenter[],
+    bt_sys_sysexit[], bt_sys_load_es[], bt_sys_load_ds[], bt_sys_load_fs[], bt_sys_load_gs[];
 
 /*
  * At the start of the code cache: jumps to those, within a rel32's reach. Those that take a struct
@@ -253,7 +254,13 @@ enum bt_stub {
     BT_STUB_CROSS_SAVED,
     BT_STUB_SYSCALL,
     BT_STUB_SYSRET,
-    BT_STUB_POPF,     /* called */
+    BT_STUB_SYSENTER,
+    BT_STUB_SYSEXIT,
+    BT_STUB_POPF, /* called, as are the next */
+    BT_STUB_LOAD_ES,
+    BT_STUB_LOAD_DS,
+    BT_STUB_LOAD_FS,
+    BT_STUB_LOAD_GS,
     BT_STUB_SENTINEL, /* from here on one for each view, and a look-up of R14 = RIP */
     BT_STUB_LOOKUP = BT_STUB_SENTINEL + BT_VIEWS,
     BT_STUBS = BT_STUB_LOOKUP + BT_VIEWS

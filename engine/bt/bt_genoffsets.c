@@ -32,9 +32,26 @@ void bt_genoffsets(void)
     OFFSET(CPU_STAR, GS_CPU(star));
     OFFSET(CPU_LSTAR, GS_CPU(lstar));
     OFFSET(CPU_SFMASK, GS_CPU(sfmask));
+    OFFSET(CPU_SYSENTER_CS, GS_CPU(sysenter_cs));
+    OFFSET(CPU_SYSENTER_ESP, GS_CPU(sysenter_esp));
+    OFFSET(CPU_SYSENTER_EIP, GS_CPU(sysenter_eip));
+    OFFSET(CPU_CR_ZERO, GS_CPU(cr0));
+    OFFSET(CPU_GDTR_BASE, GS_CPU(gdtr.base));
+    OFFSET(CPU_GDTR_LIMIT, GS_CPU(gdtr.limit));
     OFFSET(CPU_TLB, GS_CPU(tlb));
     OFFSET(CPU_CS, GS_CPU(seg[CS]));
     OFFSET(CPU_SS, GS_CPU(seg[SS]));
+    OFFSET(CPU_ES, GS_CPU(seg[ES]));
+    OFFSET(CPU_DS, GS_CPU(seg[DS]));
+    OFFSET(CPU_FS, GS_CPU(seg[FS]));
+    OFFSET(CPU_GS, GS_CPU(seg[GS]));
+    OFFSET(KNOWN, GS_CPU(seg_known));
+    OFFSET(KNOWN_FLAT, GS_CPU(seg_known[0].flat));
+    OFFSET(KNOWN_RAW, GS_CPU(seg_known[0].raw));
+    OFFSET(KNOWN_SEG, GS_CPU(seg_known[0].seg));
+    OFFSET(KNOWN_SHIFT, __builtin_ctz(sizeof(struct seg_known)));
+    OFFSET(KNOWN_MASK, SEG_KNOWN_SLOTS - 1);
+    OFFSET(BIT_KNOWN, SEG_KNOWN);
     OFFSET(SEG_BASE, offsetof(struct seg, base));
     OFFSET(SEG_RD_END, offsetof(struct seg, rd_end));
     OFFSET(SEG_WR_END, offsetof(struct seg, wr_end));
@@ -48,6 +65,14 @@ void bt_genoffsets(void)
     OFFSET(VIEW_KERNEL, BT_VIEW64(TLB_KERNEL));
     OFFSET(VIEW_SMAP, BT_VIEW64(TLB_KERNEL_SMAP));
     OFFSET(VIEW_USER, BT_VIEW64(TLB_USER));
+    OFFSET(VIEW_KERNEL_SHORT, bt_view(TLB_KERNEL, false));
+    OFFSET(VIEW_SMAP_SHORT, bt_view(TLB_KERNEL_SMAP, false));
+    OFFSET(TAGS_KERNEL_SHORT, BT_TAGS(bt_view(TLB_KERNEL, false)));
+    OFFSET(TAGS_SMAP_SHORT, BT_TAGS(bt_view(TLB_KERNEL_SMAP, false)));
+    OFFSET(TAGS_USER_SHORT, BT_TAGS(bt_view(TLB_USER, false)));
+    OFFSET(CODES_KERNEL_SHORT, BT_CODES(bt_view(TLB_KERNEL, false)));
+    OFFSET(CODES_SMAP_SHORT, BT_CODES(bt_view(TLB_KERNEL_SMAP, false)));
+    OFFSET(CODES_USER_SHORT, BT_CODES(bt_view(TLB_USER, false)));
     OFFSET(VIEW_USER_SHORT, bt_view(TLB_USER, false));
     OFFSET(VIEW_BYTES, BT_VIEW_SIZE);
     OFFSET(TAGS_FIRST, BT_TAGS(0));
@@ -59,6 +84,8 @@ void bt_genoffsets(void)
     OFFSET(CODES_SMAP, BT_CODES(BT_VIEW64(TLB_KERNEL_SMAP)));
     OFFSET(CODES_USER, BT_CODES(BT_VIEW64(TLB_USER)));
     OFFSET(BIT_EFER_SCE, EFER_SCE);
+    OFFSET(BIT_EFER_LMA, EFER_LMA);
+    OFFSET(BIT_CR_PE, CR0_PE);
     OFFSET(BIT_CR_SMAP, CR4_SMAP);
     OFFSET(BIT_EV_INTR, EV_INTR);
     OFFSET(BIT_TF, FLAG_TF);
@@ -67,6 +94,8 @@ void bt_genoffsets(void)
     OFFSET(BITS_FLAGS, FLAGS_ALL & ~(FLAGS_ARITH | FLAG_RF | FLAG_VM));
     OFFSET(BITS_POPF, FLAG_DF | FLAG_NT | FLAG_ID | FLAG_IF | FLAG_IOPL);
     OFFSET(SEG_FLAT_CODE, SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED | SEG_G | SEG_L);
+    OFFSET(SEG_FLAT_SHORT_CODE,
+           SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED | SEG_G | SEG_DB);
     OFFSET(SEG_FLAT_DATA, SEG_P | SEG_S | SEG_WRITABLE | SEG_ACCESSED | SEG_G | SEG_DB);
     OFFSET(SEG_RING_THREE, 3 << SEG_DPL_SHIFT);
 }

@@ -83,9 +83,10 @@ static const u8 behind[] = {
     [BT_STUB_EXIT_SAVED] = BEHIND_EXIT, [BT_STUB_GOTO] = BEHIND_NOTHING,
     [BT_STUB_CROSS] = BEHIND_EXIT,      [BT_STUB_CROSS_SAVED] = BEHIND_EXIT,
     [BT_STUB_SYSCALL] = BEHIND_SITE,    [BT_STUB_SYSRET] = BEHIND_SITE,
+    [BT_STUB_SYSENTER] = BEHIND_SITE,   [BT_STUB_SYSEXIT] = BEHIND_SITE,
     [BT_STUB_POPF] = BEHIND_NOTHING,    [BT_STUBS - 1] = BEHIND_NOTHING,
 };
-static_assert(BT_STUB_SENTINEL == 17, "whoever adds a stub says what data it is given");
+static_assert(BT_STUB_SENTINEL == 23, "whoever adds a stub says what data it is given");
 
 #define RELOCS_MAX 4096
 

@@ -107,6 +107,26 @@ static bool emit_sysret(struct tr *t)
     return t->ended = true;
 }
 
+static bool emit_sysenter(struct tr *t)
+{
+    if (in_kernel(t) || t->word != 4)
+        return false;
+    t->flags_live = true;
+    bt_save_flags(t);
+    bt_call_body(t, BT_STUB_SYSENTER);
+    return t->ended = true;
+}
+
+static bool emit_sysexit(struct tr *t)
+{
+    if (!in_kernel(t) || t->word != 4)
+        return false;
+    t->flags_live = true;
+    bt_save_flags(t);
+    bt_call_body(t, BT_STUB_SYSEXIT);
+    return t->ended = true;
+}
+
 static bool emit_swapgs(struct tr *t)
 {
     struct emit *e = &t->e;
@@ -386,6 +406,73 @@ static bool emit_mov_from_sreg(struct tr *t)
     return true;
 }
 
+/* --- loads of segment registers, in 32-bit kernels --- */
+
+static bool loads_in_line(const struct tr *t)
+{
+    unsigned reg = t->d.i.reg;
+    return in_kernel(t) && t->word == 4 && (reg == ES || reg == DS || reg == FS || reg == GS);
+}
+
+/* The selector is in T0, zero-extended; flags are saved. */
+static void emit_load_seg(struct tr *t)
+{
+    static const u8 stub[] = {[ES] = BT_STUB_LOAD_ES,
+                              [DS] = BT_STUB_LOAD_DS,
+                              [FS] = BT_STUB_LOAD_FS,
+                              [GS] = BT_STUB_LOAD_GS};
+    struct emit *e = &t->e;
+    if (t->mode == TLB_KERNEL) { /* by EFLAGS.AC? Descriptors are read without it */
+        emit_gs_test(t, GS_CPU(cr4), CR4_SMAP);
+        body_if(t, JNZ);
+    }
+    e8(e, 0x41), e8(e, 0xbd); /* mov r13d, imm32 */
+    e32(e, (u32)(8 * SHADOW_KIND_STEP * shadow_kind(t->mode, false)));
+    emit_call(e, STUB(t, stub[t->d.i.reg]));
+    body_if(t, JNZ);
+    body_changes(t);
+}
+
+/* movzx r14d, reg16 */
+static void emit_sel_from(struct tr *t, unsigned reg)
+{
+    struct emit *e = &t->e;
+    e8(e, 0x44 | (reg >> 3 & 1)), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xc0 | (T0 & 7) << 3 | (reg & 7));
+}
+
+static bool emit_mov_to_sreg(struct tr *t)
+{
+    struct emit *e = &t->e;
+    const struct x86_insn *i = &t->d.i;
+    bool mem = i->prefix & X86_PFX_MEM;
+    if (!loads_in_line(t) || (mem && i->adsize == 2))
+        return false;
+    if (mem) {
+        bt_operand(t, 2, false, ANY_ALIGN);
+        bt_combine(t);
+        bt_access(t);
+        e8(e, 0x45), e8(e, 0x0f), e8(e, 0xb7), emit_base_disp(e, T0, T0, 0); /* movzx r14d, [] */
+    } else {
+        bt_save_flags(t);
+        emit_sel_from(t, bt_reg(t, i->rm, T0));
+    }
+    emit_load_seg(t);
+    bt_cold_resume(t);
+    return true;
+}
+
+static bool emit_pop_sreg(struct tr *t)
+{
+    if (!loads_in_line(t) || t->d.i.opsize != t->word)
+        return false;
+    bt_top_t0(t);
+    emit_sel_from(t, T0);
+    emit_load_seg(t);
+    bt_adjust_sp(t, t->word);
+    bt_cold_resume(t);
+    return true;
+}
+
 static bool emit_push_sreg(struct tr *t)
 {
     if (t->d.i.opsize != t->word)
@@ -466,6 +553,10 @@ bool bt_sys(struct tr *t)
         return emit_syscall(t);
     case X86_SYSRET:
         return emit_sysret(t);
+    case X86_SYSENTER:
+        return emit_sysenter(t);
+    case X86_SYSEXIT:
+        return emit_sysexit(t);
     case X86_SWAPGS:
         return emit_swapgs(t);
     case X86_CLI:
@@ -493,6 +584,10 @@ bool bt_sys(struct tr *t)
         return emit_mov_from_cr(t);
     case X86_MOV_FROM_SREG:
         return emit_mov_from_sreg(t);
+    case X86_MOV_TO_SREG:
+        return emit_mov_to_sreg(t);
+    case X86_POP_SREG:
+        return emit_pop_sreg(t);
     case X86_PUSH_SREG:
         return emit_push_sreg(t);
     case X86_RDFSBASE:
