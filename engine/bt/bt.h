@@ -189,6 +189,14 @@ struct bt_code {
 int bt_code_map(struct bt_code *m, size_t size, struct err *e);
 void bt_code_unmap(struct bt_code *m);
 
+/* The block that bt_cross() found last behind an exit, and what that is good for. */
+#define BT_CROSSINGS 64u
+struct bt_crossing {
+    const struct bt_exit *exit;
+    u64 rip, epochs, flushes; /* map_epoch and code_epoch; interp_cpu.flushes and user_epoch */
+    struct block *block;
+};
+
 struct bt_cpu {
     struct interp_cpu interp; /* first: the interpreter finds itself in cpu.engine */
     struct cpu *cpu;
@@ -208,6 +216,7 @@ struct bt_cpu {
     u64 flushes_seen;
     struct bt_known known;
     struct bt_direct direct;
+    struct bt_crossing crossing[BT_CROSSINGS];
     void *sigstack;
     size_t sigstack_size;
     pthread_t thread; /* that has it as its alternate stack */

@@ -289,12 +289,29 @@ const u8 *bt_jump(struct cpu *c, const struct bt_site *s)
     return by_table(c, bt);
 }
 
+/* The block of the instruction at RIP, if it goes on in the next page. */
+static struct block *find_crossing(struct cpu *c, struct bt_cpu *bt, const struct bt_exit *x)
+{
+    struct bt_crossing *k = &bt->crossing[(u64)x >> 4 & (BT_CROSSINGS - 1)];
+    u32 code_epoch = atomic_load_explicit(&c->mem->code_epoch, memory_order_acquire);
+    u64 rip = c->reg[X86_SLOT_RIP], epochs = c->map_epoch | (u64)code_epoch << 32;
+    u64 flushes = bt->interp.flushes << 16 | (c->cpl == 3 ? c->user_epoch : 0);
+    if (likely(k->exit == x && k->rip == rip && k->epochs == epochs && k->flushes == flushes))
+        return k->block;
+    struct block *b = interp_find(c, &bt->interp);
+    if (!b || !b->crosses || bt->flushes_seen != bt->interp.flushes)
+        return NULL;
+    *k = (struct bt_crossing){
+        .exit = x, .rip = rip, .epochs = epochs, .flushes = flushes, .block = b};
+    return b;
+}
+
 const u8 *bt_cross(struct cpu *c, const struct bt_exit *x)
 {
     struct bt_cpu *bt = c->engine;
     c->reg[X86_SLOT_RIP] = (c->emitted[BT_VBASE] + (u64)(s64)x->offset) & c->la_mask;
-    struct block *b = interp_find(c, &bt->interp);
-    if (!b || !b->crosses || bt->flushes_seen != bt->interp.flushes)
+    struct block *b = find_crossing(c, bt, x);
+    if (!b)
         return NULL;
     interp_run_block(c, &bt->interp, b);
     return by_table(c, bt);

@@ -142,11 +142,32 @@ static bool emit_push(struct tr *t)
     return true;
 }
 
+/* To memory: an address off RSP is computed after RSP has been raised. */
+static bool emit_pop_mem(struct tr *t)
+{
+    const struct x86_insn *i = &t->d.i;
+    if (i->adsize != t->word)
+        return false;
+    bt_top_t0(t);
+    emit_store(&t->e, T0, GS_WORD(BT_TARGET));
+    bt_forget_temps(t);
+    bt_ea(t, i->base == RSP ? t->word : 0);
+    bt_linear(t, t->word, true);
+    bt_lookup(t, t->word, true, ANY_ALIGN);
+    bt_t1_used(t);
+    store_from_gs(t, GS_WORD(BT_TARGET));
+    bt_adjust_sp(t, t->word);
+    bt_cold_resume(t);
+    return true;
+}
+
 static bool emit_pop(struct tr *t)
 {
     const struct x86_decoded *d = &t->d;
-    if (d->i.opsize != t->word || d->i.prefix & X86_PFX_MEM)
+    if (d->i.opsize != t->word)
         return false;
+    if (d->i.prefix & X86_PFX_MEM)
+        return emit_pop_mem(t);
     unsigned reg = x86_row(&d->i)->operand[0] == X86_O_Z ? d->i.reg : d->i.rm;
     unsigned h = is_homed(reg) ? T1 : host_reg(reg);
     emit_pop_lookup(t);
