@@ -244,7 +244,7 @@ extern const u8 bt_sys_syscall[], bt_sys_sysret[], bt_sys_popf[], bt_sys_sysente
 
 /*
  * At the start of the code cache: jumps to those, within a rel32's reach. Those that take a struct
- * bt_site are jumped to with R13 pointing to it, exits are called in front of it.
+ * bt_site are jumped to with R13 pointing to it, exits are called in front of their struct bt_exit.
  */
 enum bt_stub {
     BT_STUB_BODY, /* the body, then on at `resume` */
@@ -259,7 +259,8 @@ enum bt_stub {
     BT_STUB_EXIT,
     BT_STUB_EXIT_SAVED,
     BT_STUB_GOTO,  /* jumped to: R14 = RIP, flags in cpu.aflags: not where the jump table has it */
-    BT_STUB_CROSS, /* called like an exit, to an instruction that goes on in the next page */
+    BT_STUB_CROSS, /* jumped to with R13 = an exit to an instruction that goes on in the next page
+                    */
     BT_STUB_CROSS_SAVED,
     BT_STUB_SYSCALL,
     BT_STUB_SYSRET,

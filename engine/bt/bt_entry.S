@@ -138,11 +138,10 @@ bt_stub_miss:
         exit    bt_stub_exit, save_flags_rax
         exit    bt_stub_exit_saved, save_rax
 
-/* The struct bt_exit behind the call leads to an instruction that is not translated. */
+/* The struct bt_exit that R13 points to leads to an instruction that is not translated. */
 .macro cross name, save
         .balign 16
 \name:
-        pop     %r13
         \save
         save_regs
         mov     %gs:CPU_SELF, %rdi

@@ -174,9 +174,11 @@ static bool crosses(const struct tr *t, s32 offset)
 static void put_exit(struct tr *t, const struct cold *k, bool joinable)
 {
     bool cross = joinable && crosses(t, k->offset);
-    unsigned stub = cross ? BT_STUB_CROSS : BT_STUB_EXIT;
     joinable = joinable && !cross;
-    emit_call(&t->e, STUB(t, stub + k->saved)); /* _SAVED comes next */
+    if (cross) /* not by CALL: that would spoil the host's prediction of the returns to come */
+        emit_stub_jump(t, BT_STUB_CROSS + k->saved); /* _SAVED comes next */
+    else
+        emit_call(&t->e, STUB(t, BT_STUB_EXIT + k->saved));
     u8 *at = t->e.p;
     *(struct bt_exit *)at = (struct bt_exit){
         .patch = joinable ? (s32)(k->body - at) : 0, .offset = k->offset, .from = k->at};
