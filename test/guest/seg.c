@@ -274,8 +274,67 @@ static void test_stack16(void)
        "PUSH across the end of a 16-bit stack: %lu", c.vec);
 }
 
+/* --- the descriptor is read at every load, however often the selector has been loaded --- */
+
+SNIP(mov_fs, "mov %eax, %fs", "mov %fs:(%ebx), %ecx");
+SNIP(pop_fs, "push %eax; pop %fs", "mov %fs:(%ebx), %ecx");
+SNIP(mov_es, "mov %eax, %es", "mov %es:(%ebx), %ecx");
+SNIP(pop_es, "push %eax; pop %es", "mov %es:(%ebx), %ecx");
+SNIP(pop_mem, "push %eax; push %edx; popl (%esp); pop %ecx", "nop");
+static u32 cells[2] = {0x1111, 0x2222};
+
+#define LOADS 64 /* so many that a translator takes an interest */
+
+static void read_again(const char *name, const struct snip *s, u64 desc, u32 at, unsigned vec,
+                       u32 val)
+{
+    struct ctx c;
+    gdt[SEL_T / 8] = desc;
+    ctx_init(&c, s, 0);
+    c.gpr[AX] = desc ? SEL_T : 0;
+    c.gpr[BX] = at;
+    run(&c);
+    if (c.vec != vec || (vec == VEC_DONE && c.gpr[CX] != val))
+        ok(false, "%s: vector %lu ECX %lx", name, c.vec, c.gpr[CX]);
+}
+
+static void test_reload(const char *name, const struct snip *s)
+{
+    unsigned before = failures();
+    u32 at = (u32)(word)cells;
+    for (unsigned n = 0; n < LOADS; n++) {
+        u64 flat = make_desc(0, 0xfffff, ATTR_G | ATTR_DB | ATTR_DATA);
+        read_again(name, s, flat, at + 4 * (n & 1), VEC_DONE, cells[n & 1]);
+        u64 based = make_desc(at + 4 * (n & 1), 0xfffff, ATTR_G | ATTR_DB | ATTR_DATA);
+        read_again(name, s, based, 0, VEC_DONE, cells[n & 1]);
+        u64 small = make_desc(at, 4 + 3 * (n & 1), ATTR_DB | ATTR_DATA);
+        read_again(name, s, small, 4, n & 1 ? VEC_DONE : GP, cells[1]);
+        read_again(name, s, flat & ~BIT(47), at, NP, 0);
+        read_again(name, s, 0, at, GP, 0);
+    }
+    ok(failures() == before, "%s, %u times", name, LOADS);
+}
+
+static void test_pop_mem(void)
+{
+    unsigned bad = 0;
+    for (unsigned n = 0; n < LOADS; n++) {
+        struct ctx c;
+        ctx_init(&c, &pop_mem, 0);
+        c.gpr[DX] = 0x5a5a0000 + n;
+        run(&c);
+        bad += c.vec != VEC_DONE || c.gpr[CX] != 0x5a5a0000 + n;
+    }
+    ok(!bad, "POP to where ESP points when it has been raised: %u wrong", bad);
+}
+
 static void own_tests(void)
 {
+    test_reload("MOV FS reads the descriptor", &mov_fs);
+    test_reload("POP FS reads the descriptor", &pop_fs);
+    test_reload("MOV ES reads the descriptor", &mov_es);
+    test_reload("POP ES reads the descriptor", &pop_es);
+    test_pop_mem();
     test_limits();
     test_wrap();
     test_arpl();
