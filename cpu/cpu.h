@@ -139,9 +139,21 @@ struct code_seen {
  * and without a flush. */
 #define CPU_CONTEXTS 8
 #define CPU_DROPPED  32
+/*
+ * An address space: its code positions of CPL 3 hold again when CR3 is loaded with this and without
+ * a flush; and after a flush, too, if the pages that they are in are where they were.
+ */
+#define CPU_CONTEXTS  8
+#define CONTEXT_PAGES 12
 struct cpu_context {
     u64 cr3;
     u16 user_epoch; /* 0: unused */
+    bool unsure;    /* flushed since */
+    u8 npages;      /* more than CONTEXT_PAGES: not all are listed */
+    struct {
+        gva_t la;
+        gpa_t gpa;
+    } page[CONTEXT_PAGES];
 };
 
 /* Things that make a running CPU look up; set from any thread with cpu_event_set(). */
@@ -265,7 +277,7 @@ struct cpu {
     struct large_seen large_seen;
     struct code_seen code_seen;
     struct cpu_context context[CPU_CONTEXTS]; /* address spaces that may come back */
-    u8 context_next;
+    u8 context_now, context_next;
     u16 user_epoch_last;
     /* What INVLPG dropped of the lower half last, for who keeps translations of his own by
      * user_epoch: number n is at n % CPU_DROPPED. */

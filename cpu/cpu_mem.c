@@ -441,7 +441,7 @@ const struct itlb_entry *cpu_code_page(struct cpu *c, gva_t la)
     struct itlb_entry *t = &c->itlb[c->cpl == 3][la >> PAGE_SHIFT & (ITLB_SIZE - 1)];
     u8 *meta = &c->itlb_index[c->cpl == 3].meta[la >> PAGE_SHIFT & (ITLB_SIZE - 1)];
     if (likely(t->tag == (la & ~PAGE_MASK))) {
-        cpu_tlb_note_code(c, la, *meta);
+        cpu_tlb_note_code(c, la, t->gpa, *meta);
         return t;
     }
     struct walk w;
@@ -453,7 +453,7 @@ const struct itlb_entry *cpu_code_page(struct cpu *c, gva_t la)
     if (unlikely(!r))
         return NULL;
     fill_code(c, t, la, &w, r);
-    cpu_tlb_note_code(c, la, *meta);
+    cpu_tlb_note_code(c, la, t->gpa, *meta);
     return t;
 }
 

@@ -43,8 +43,9 @@ void cpu_tlb_note(struct cpu *c, struct tlb_index *x, unsigned slot, gva_t la, u
 /* la may lie in a large page that a TLB holds a part of. */
 bool cpu_tlb_large_seen(const struct cpu *c, gva_t la);
 
-/* A code position in the page of la, with its struct tlb_index meta, is about to be remembered. */
-void cpu_tlb_note_code(struct cpu *c, gva_t la, u8 meta);
+/* A code position in the page of la, which is at gpa and has this struct tlb_index meta, is about
+ * to be remembered. */
+void cpu_tlb_note_code(struct cpu *c, gva_t la, gpa_t gpa, u8 meta);
 
 /* All TLBs, whatever the index says: for memory that has never been initialised. */
 void cpu_tlb_init(struct cpu *c);

@@ -114,21 +114,84 @@ static void new_map_epoch(struct cpu *c)
     cpu_fill(&c->code_seen, 0, sizeof(c->code_seen));
 }
 
+static void forget_contexts(struct cpu *c)
+{
+    for (unsigned n = 0; n < CPU_CONTEXTS; n++)
+        c->context[n].user_epoch = 0;
+}
+
 static void new_user_epoch(struct cpu *c)
 {
     if (unlikely(!++c->user_epoch_last)) { /* all have been used */
         c->user_epoch_last = 1;
-        for (unsigned n = 0; n < CPU_CONTEXTS; n++)
-            c->context[n].user_epoch = 0;
+        forget_contexts(c);
         new_map_epoch(c);
     }
     c->user_epoch = c->user_epoch_last;
 }
 
-static void forget_contexts(struct cpu *c)
+/* --- address spaces --- */
+
+#define NO_CR3 1ull /* whatever is loaded */
+
+static void new_context(struct cpu *c, u64 cr3)
 {
-    for (unsigned n = 0; n < CPU_CONTEXTS; n++)
-        c->context[n].user_epoch = 0;
+    new_user_epoch(c);
+    c->context_now = c->context_next++ % CPU_CONTEXTS;
+    c->context[c->context_now] = (struct cpu_context){.cr3 = cr3, .user_epoch = c->user_epoch};
+}
+
+/* Where pages have been exchanged without INVLPG what was remembered is for the old ones. */
+static void note_user_code(struct cpu *c, gva_t la, gpa_t gpa)
+{
+    struct cpu_context *k = &c->context[c->context_now];
+    la &= ~PAGE_MASK;
+    gpa &= ~PAGE_MASK;
+    unsigned n = 0;
+    while (n < min_u64(k->npages, CONTEXT_PAGES) && k->page[n].la != la)
+        n++;
+    if (n < k->npages && n < CONTEXT_PAGES) {
+        if (k->page[n].gpa != gpa)
+            k->npages = CONTEXT_PAGES + 1;
+        return;
+    }
+    if (n < CONTEXT_PAGES) {
+        k->page[n].la = la;
+        k->page[n].gpa = gpa;
+    }
+    k->npages = (u8)(n + 1);
+}
+
+/* The tables of CR3 lead to the context's code as they did; CPL 3 may fetch it. Sets A, as fetching
+ * ahead does. */
+static bool still_maps(struct cpu *c, const struct cpu_context *k)
+{
+    struct walk w;
+    if (k->npages > CONTEXT_PAGES)
+        return false;
+    for (unsigned n = 0; n < k->npages; n++)
+        if (!cpu_walk(c, k->page[n].la, PF_I | PF_U, &w) || (w.gpa & ~PAGE_MASK) != k->page[n].gpa)
+            return false;
+    return true;
+}
+
+/* CR3 has been loaded, or flushed: on in a context of its that holds, if there is one. */
+static void enter_context(struct cpu *c, u64 cr3)
+{
+    for (unsigned n = 0; n < CPU_CONTEXTS; n++) {
+        struct cpu_context *k = &c->context[n];
+        if (!k->user_epoch || k->cr3 != cr3)
+            continue;
+        if (k->unsure && !still_maps(c, k)) {
+            k->user_epoch = 0;
+            continue;
+        }
+        k->unsure = false;
+        c->context_now = (u8)n;
+        c->user_epoch = k->user_epoch;
+        return;
+    }
+    new_context(c, cr3);
 }
 
 static bool code_seen(const struct cpu *c, gva_t la)
@@ -138,8 +201,10 @@ static bool code_seen(const struct cpu *c, gva_t la)
 }
 
 /* A code position of this page is about to be remembered. */
-void cpu_tlb_note_code(struct cpu *c, gva_t la, u8 meta)
+void cpu_tlb_note_code(struct cpu *c, gva_t la, gpa_t gpa, u8 meta)
 {
+    if (c->cpl == 3)
+        note_user_code(c, la, gpa);
     see(c->code_seen.page, CODE_SEEN_BITS, la >> PAGE_SHIFT);
     if ((meta & (TLB_GLOBAL - 1)) > PAGE_SHIFT)
         see(c->code_seen.large, CODE_LARGE_BITS, la >> 21);
@@ -170,7 +235,7 @@ void cpu_tlb_flush(struct cpu *c)
     drop_data(c, SHADOW_ALL, 0);
     cpu_fill(&c->large_seen, 0, sizeof(c->large_seen));
     forget_contexts(c);
-    new_user_epoch(c);
+    new_context(c, NO_CR3);
     new_map_epoch(c);
 }
 
@@ -184,28 +249,21 @@ static void drop_nonglobal(struct cpu *c)
 void cpu_tlb_flush_nonglobal(struct cpu *c)
 {
     drop_nonglobal(c);
-    forget_contexts(c);
-    new_user_epoch(c);
+    for (unsigned n = 0; n < CPU_CONTEXTS; n++)
+        c->context[n].unsure = true;
+    enter_context(c, c->cr3);
 }
 
+/* The PCID's translations go, or are another's. */
 void cpu_tlb_switch(struct cpu *c, u64 cr3, bool noflush)
 {
     drop_nonglobal(c);
-    struct cpu_context *x = NULL;
     for (unsigned n = 0; n < CPU_CONTEXTS; n++) {
         struct cpu_context *k = &c->context[n];
         if (!((k->cr3 ^ cr3) & CR3_PCID) && (!noflush || k->cr3 != cr3))
-            k->user_epoch = 0; /* this PCID's translations go, or are another's */
-        if (k->user_epoch && k->cr3 == cr3)
-            x = k;
+            k->unsure = true;
     }
-    if (x) {
-        c->user_epoch = x->user_epoch;
-        return;
-    }
-    new_user_epoch(c);
-    c->context[c->context_next++ % CPU_CONTEXTS] =
-        (struct cpu_context){.cr3 = cr3, .user_epoch = c->user_epoch};
+    enter_context(c, cr3);
 }
 
 void cpu_tlb_flush_page(struct cpu *c, gva_t la)
@@ -230,6 +288,6 @@ void cpu_tlb_init(struct cpu *c)
             c->itlb[u][i] = (struct itlb_entry){.tag = TLB_NONE};
     }
     c->large_seen = (struct large_seen){0};
-    new_user_epoch(c);
+    new_context(c, NO_CR3);
     new_map_epoch(c);
 }

@@ -495,6 +495,78 @@ static void test_slot_reuse(void **state)
     fake_free(&f);
 }
 
+/* Loads CR3 with what it holds; the epoch of user code positions after it. */
+static u16 reload(struct fake *f)
+{
+    cpu_write_cr3(f->c, f->c->cr3);
+    return f->c->user_epoch;
+}
+
+/* Positions in user code outlive a flush only if all of their pages are where they were. */
+static void test_user_code(void **state)
+{
+    struct fake f;
+    fake_init(&f);
+    for (enum format m = 0; m < FORMATS; m++) {
+        unsigned leaf = leaf_level(m);
+        build(&f, m, RWU, RWU);
+        enter(&f, m, (struct regs){.cpl = 3, .nxe = m >= F_PAE_4K});
+        cpu_tlb_flush(f.c);
+        u16 was = reload(&f);
+        assert_int_equal(access_la(&f, LA, PF_I), NONE);
+        assert_int_equal(reload(&f), was);
+        u64 e = get(&f, m, leaf);
+        put(&f, m, leaf, e & ~(u64)PTE_U);
+        u16 now = reload(&f);
+        assert_int_not_equal(now, was);
+        put(&f, m, leaf, e);
+        assert_int_equal(access_la(&f, LA, PF_I), NONE);
+        assert_int_equal(reload(&f), now);
+        put(&f, m, leaf, e ^ (leaf == 1 ? 0x8000 : leaf == 2 ? 4 * MiB : GiB));
+        assert_int_not_equal(reload(&f), now);
+        put(&f, m, leaf, e);
+        assert_int_not_equal(reload(&f), was);
+    }
+    fake_free(&f);
+}
+
+/* One that was exchanged without a flush has positions in the old page. */
+static void test_user_code_exchanged(void **state)
+{
+    struct fake f;
+    fake_init(&f);
+    build(&f, F_32_4K, RWU, RWU);
+    enter(&f, F_32_4K, (struct regs){.cpl = 3});
+    cpu_tlb_flush(f.c);
+    u16 was = reload(&f);
+    assert_int_equal(access_la(&f, LA, PF_I), NONE);
+    put(&f, F_32_4K, 1, 0x7000 | RWU);
+    f.c->itlb[1][LA >> PAGE_SHIFT & (ITLB_SIZE - 1)].tag = TLB_NONE; /* lost */
+    assert_int_equal(access_la(&f, LA, PF_I), NONE);
+    assert_int_not_equal(reload(&f), was);
+    fake_free(&f);
+}
+
+/* More pages than are listed. */
+static void test_user_code_much(void **state)
+{
+    struct fake f;
+    fake_init(&f);
+    build(&f, F_32_4K, RWU, RWU);
+    for (unsigned n = 0; n < 2 * CONTEXT_PAGES; n++)
+        poke32(&f, PT + 4 * n, (0x5000 + n * PAGE_SIZE) | RWU);
+    enter(&f, F_32_4K, (struct regs){.cpl = 3});
+    gva_t base = LA & ~0x3fffffull;
+    for (unsigned pages = 1; pages < 2 * CONTEXT_PAGES; pages++) {
+        cpu_tlb_flush(f.c);
+        u16 was = reload(&f);
+        for (unsigned n = 0; n < 2 * pages; n++)
+            assert_int_equal(access_la(&f, base + n % pages * PAGE_SIZE, PF_I), NONE);
+        assert_int_equal(reload(&f) == was, pages <= CONTEXT_PAGES);
+    }
+    fake_free(&f);
+}
+
 static unsigned used_slots(const struct tlb_index *x)
 {
     unsigned n = 0;
@@ -569,9 +641,10 @@ int main(void)
         cmocka_unit_test(test_pse36),          cmocka_unit_test(test_no_large),
         cmocka_unit_test(test_accessed_dirty), cmocka_unit_test(test_fault_sets_nothing),
         cmocka_unit_test(test_tables_nowhere), cmocka_unit_test(test_code_in_table),
-        cmocka_unit_test(test_invlpg),         cmocka_unit_test(test_global),
-        cmocka_unit_test(test_slot_reuse),     cmocka_unit_test(test_index),
-        cmocka_unit_test(test_race),
+        cmocka_unit_test(test_user_code),      cmocka_unit_test(test_user_code_exchanged),
+        cmocka_unit_test(test_user_code_much), cmocka_unit_test(test_invlpg),
+        cmocka_unit_test(test_global),         cmocka_unit_test(test_slot_reuse),
+        cmocka_unit_test(test_index),          cmocka_unit_test(test_race),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
