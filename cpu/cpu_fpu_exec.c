@@ -47,10 +47,10 @@ void cpu_fpu_raise(struct cpu *c, unsigned fault)
 
 /* --- guest memory in pieces --- */
 
+/* As far as the page goes; what the TLB does not have is read and written by 64 bytes at most. */
 static unsigned piece(gva_t la, unsigned left)
 {
-    unsigned n = (unsigned)min_u64(left, PAGE_SIZE - (la & PAGE_MASK));
-    return n < 64 ? n : 64;
+    return (unsigned)min_u64(left, PAGE_SIZE - (la & PAGE_MASK));
 }
 
 void cpu_fpu_copy_in(struct cpu *c, unsigned seg, u64 ea, void *buf, unsigned size)
@@ -59,10 +59,12 @@ void cpu_fpu_copy_in(struct cpu *c, unsigned seg, u64 ea, void *buf, unsigned si
         n = piece(ea + at + c->seg[seg].base, size - at);
         gva_t la = cpu_la(c, seg, ea + at, n, false);
         const u8 *p = cpu_rd_fast(c, la, n);
-        if (likely(p != NULL))
+        if (likely(p != NULL)) {
             cpu_copy((u8 *)buf + at, p, n);
-        else
+        } else {
+            n = n < 64 ? n : 64;
             cpu_read_slow(c, la, (u8 *)buf + at, n);
+        }
     }
 }
 
@@ -76,6 +78,7 @@ void cpu_fpu_copy_out(struct cpu *c, unsigned seg, u64 ea, const void *buf, unsi
             cpu_copy((u8 *)(la + t->addend), (const u8 *)buf + at, n);
             cpu_wrote(c, t->code, la, n);
         } else {
+            n = n < 64 ? n : 64;
             cpu_write_slow(c, la, (const u8 *)buf + at, n);
         }
     }
