@@ -135,20 +135,18 @@ struct code_seen {
     bool supervisor; /* CPL 0..2, in a page that is not global */
 };
 
-/* An address space that was left: the code positions of CPL 3 hold again if CR3 is loaded with this
- * and without a flush. */
-#define CPU_CONTEXTS 8
-#define CPU_DROPPED  32
 /*
  * An address space: its code positions of CPL 3 hold again when CR3 is loaded with this and without
  * a flush; and after a flush, too, if the pages that they are in are where they were.
  */
 #define CPU_CONTEXTS  8
 #define CONTEXT_PAGES 12
+#define CPU_DROPPED   32
 struct cpu_context {
     u64 cr3;
     u16 user_epoch; /* 0: unused */
     bool unsure;    /* flushed since */
+    u32 space_epoch;
     u8 npages;      /* more than CONTEXT_PAGES: not all are listed */
     struct {
         gva_t la;
@@ -279,8 +277,9 @@ struct cpu {
     struct cpu_context context[CPU_CONTEXTS]; /* address spaces that may come back */
     u8 context_now, context_next;
     u16 user_epoch_last;
-    /* What INVLPG dropped of the lower half last, for who keeps translations of his own by
-     * user_epoch: number n is at n % CPU_DROPPED. */
+    /* For who keeps translations of the address space's lower half himself: they are good for one
+     * value of this, but for what INVLPG dropped, number n of which is at n % CPU_DROPPED. */
+    u32 space_epoch, space_epoch_last;
     gva_t dropped[CPU_DROPPED];
     u32 ndropped;
     struct seg_known seg_known[SEG_KNOWN_SLOTS];

@@ -138,7 +138,9 @@ static void new_context(struct cpu *c, u64 cr3)
 {
     new_user_epoch(c);
     c->context_now = c->context_next++ % CPU_CONTEXTS;
-    c->context[c->context_now] = (struct cpu_context){.cr3 = cr3, .user_epoch = c->user_epoch};
+    c->space_epoch = ++c->space_epoch_last;
+    c->context[c->context_now] = (struct cpu_context){
+        .cr3 = cr3, .user_epoch = c->user_epoch, .space_epoch = c->space_epoch};
 }
 
 /* Where pages have been exchanged without INVLPG what was remembered is for the old ones. */
@@ -186,6 +188,9 @@ static void enter_context(struct cpu *c, u64 cr3)
             k->user_epoch = 0;
             continue;
         }
+        if (k->unsure)
+            k->space_epoch = ++c->space_epoch_last;
+        c->space_epoch = k->space_epoch;
         k->unsure = false;
         c->context_now = (u8)n;
         c->user_epoch = k->user_epoch;

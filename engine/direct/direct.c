@@ -182,14 +182,16 @@ static struct space *choose(struct direct *d)
     struct space *oldest = &d->space[0];
     for (unsigned n = 0; n < SPACES; n++) {
         struct space *s = &d->space[n];
-        if (s->pid && s->user_epoch == c->user_epoch)
+        if (s->pid && s->cr3 == c->cr3 && s->paging == c->paging)
             return s;
         if (s->last_used < oldest->last_used)
             oldest = s;
     }
     if (!oldest->pid ? space_start(d, oldest) : space_reset(d, oldest))
         return NULL;
-    oldest->user_epoch = c->user_epoch;
+    oldest->cr3 = c->cr3;
+    oldest->paging = c->paging;
+    oldest->space_epoch = c->space_epoch;
     oldest->dropped = c->ndropped;
     return oldest;
 }

@@ -12,31 +12,45 @@
 #define AROUND 16 /* pages, aligned, that come with one that is touched */
 #define LARGE  512
 
+#define CHECKED_MOST 4096 /* mappings: more of them are found anew more cheaply */
+
 /* --- the record --- */
 
-static struct mapping *find(const struct space *s, u64 page)
+/* The slot of the hash that has the page's mapping, or is free for it. */
+static u32 *find_slot(const struct space *s, u64 la_page)
 {
-    u64 n = (page * 0x9e3779b97f4a7c15ull) >> (64 - MAPPINGS_BITS);
-    while (s->mapping[n].key && (s->mapping[n].key & ~MAPPING_KEY) >> 3 != page)
-        n = (n + 1) & (BIT(MAPPINGS_BITS) - 1);
-    return &s->mapping[n];
+    u64 n = (la_page * 0x9e3779b97f4a7c15ull) >> (64 - MAPPING_HASH);
+    while (s->hash[n] && s->mapping[s->hash[n] - 1].la_page != la_page)
+        n = (n + 1) & (BIT(MAPPING_HASH) - 1);
+    return &s->hash[n];
 }
 
-static unsigned rights_of(const struct space *s, u64 page)
+static struct mapping *find(const struct space *s, u64 la_page)
 {
-    return find(s, page)->key & 7;
+    u32 n = *find_slot(s, la_page);
+    return n ? &s->mapping[n - 1] : NULL;
 }
 
-static void note(struct space *s, u64 page, unsigned rights, u64 mem_page)
+static unsigned rights_of(const struct space *s, u64 la_page)
 {
-    struct mapping *m = find(s, page);
-    s->nmappings += !m->key;
-    *m = (struct mapping){MAPPING_KEY | page << 3 | rights, mem_page};
+    const struct mapping *m = find(s, la_page);
+    return m ? m->rights : 0;
 }
 
-static bool may_have_written(const struct space *s, u64 page)
+static void note(struct space *s, u64 la_page, unsigned rights, u64 page)
 {
-    return atomic_load(&s->wrote[page >> 6]) >> (page & 63) & 1;
+    u32 *slot = find_slot(s, la_page);
+    if (!*slot)
+        *slot = ++s->nmappings;
+    s->mapping[*slot - 1] = (struct mapping){la_page, (u32)page, rights};
+}
+
+static int unmap(struct direct *d, struct space *s, struct mapping *m)
+{
+    if (!m || !m->rights)
+        return 0;
+    m->rights = 0;
+    return space_unmap(d, s, m->la_page << PAGE_SHIFT, PAGE_SIZE);
 }
 
 /* --- what may be mapped --- */
@@ -173,10 +187,9 @@ static int guard(struct direct *d, struct space *s, gva_t la, const struct verdi
     if (s->nbreakpoints + v->n > BREAKPOINTS) {
         for (unsigned k = 0; k < s->nbreakpoints; k++) {
             gva_t page = s->breakpoint[k] & ~PAGE_MASK;
-            struct mapping *m = find(s, page >> PAGE_SHIFT);
-            if (m->key & MAP_EXEC && space_unmap(d, s, page, PAGE_SIZE))
+            if (rights_of(s, page >> PAGE_SHIFT) & MAP_EXEC &&
+                unmap(d, s, find(s, page >> PAGE_SHIFT)))
                 return -1;
-            m->key &= m->key & MAP_EXEC ? ~7ull : ~0ull;
         }
         s->nbreakpoints = 0;
     }
@@ -269,36 +282,14 @@ bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip)
 
 /* --- unmapping --- */
 
-int direct_unmap_page(struct direct *d, struct space *s, u64 page, unsigned rights)
+/* A page of mem may not be written to any more. */
+static int drop_writers(struct direct *d, struct space *s, u64 page)
 {
-    for (u64 n = 0; s->nmappings && n < BIT(MAPPINGS_BITS); n++) {
-        struct mapping *m = &s->mapping[n];
-        if (m->page != page || !(m->key & rights))
-            continue;
-        gva_t la = (m->key & ~MAPPING_KEY) >> 3 << PAGE_SHIFT;
-        m->key &= ~7ull;
-        if (space_unmap(d, s, la, PAGE_SIZE))
+    if (!(atomic_load(&s->wrote[page >> 6]) >> (page & 63) & 1))
+        return 0;
+    for (struct mapping *m = s->mapping; m < s->mapping + s->nmappings; m++)
+        if (m->page == page && m->rights & MAP_WRITE && unmap(d, s, m))
             return -1;
-    }
-    return 0;
-}
-
-static int heed_invlpg(struct direct *d, struct space *s)
-{
-    struct cpu *c = d->cpu;
-    u32 n = c->ndropped - s->dropped;
-    s->dropped = c->ndropped;
-    if (n && (n > CPU_DROPPED || s->large))
-        return space_reset(d, s);
-    for (u32 k = c->ndropped - n; k != c->ndropped; k++) {
-        gva_t la = c->dropped[k % CPU_DROPPED] & ~PAGE_MASK;
-        struct mapping *m = find(s, la >> PAGE_SHIFT);
-        if (!(m->key & 7))
-            continue;
-        m->key &= ~7ull;
-        if (space_unmap(d, s, la, PAGE_SIZE))
-            return -1;
-    }
     return 0;
 }
 
@@ -318,9 +309,43 @@ static int heed_drops(struct direct *d)
         if (n > DROPS_MAX && space_reset(d, s))
             return -1;
         for (unsigned i = 0; i < n && n <= DROPS_MAX; i++)
-            if (may_have_written(s, drop[i]) && direct_unmap_page(d, s, drop[i], MAP_WRITE))
+            if (drop_writers(d, s, drop[i]))
                 return -1;
         if (space_flush(d, s))
+            return -1;
+    }
+    return 0;
+}
+
+static int heed_invlpg(struct direct *d, struct space *s)
+{
+    struct cpu *c = d->cpu;
+    u32 n = c->ndropped - s->dropped;
+    s->dropped = c->ndropped;
+    if (n && (n > CPU_DROPPED || s->large))
+        s->space_epoch = c->space_epoch - 1; /* all of them are looked at */
+    else
+        for (u32 k = c->ndropped - n; k != c->ndropped; k++)
+            if (unmap(d, s, find(s, c->dropped[k % CPU_DROPPED] >> PAGE_SHIFT)))
+                return -1;
+    return 0;
+}
+
+/* The address space was flushed: what is mapped as its tables say stays. */
+static int heed_flush(struct direct *d, struct space *s)
+{
+    if (s->space_epoch == d->cpu->space_epoch)
+        return 0;
+    s->space_epoch = d->cpu->space_epoch;
+    if (s->nmappings > CHECKED_MOST)
+        return space_reset(d, s);
+    for (struct mapping *m = s->mapping; m < s->mapping + s->nmappings; m++) {
+        struct target t;
+        if (!m->rights)
+            continue;
+        bool same = look_up(d, s, m->la_page << PAGE_SHIFT, m->rights & MAP_EXEC ? 0 : -1, &t) &&
+                    t.page == m->page && !(m->rights & ~t.rights);
+        if (!same && unmap(d, s, m))
             return -1;
     }
     return 0;
@@ -334,16 +359,10 @@ static int heed_code(struct direct *d, struct space *s)
     if (epoch == s->code_epoch)
         return 0;
     s->code_epoch = epoch;
-    for (u64 n = 0; s->nmappings && n < BIT(MAPPINGS_BITS); n++) {
-        struct mapping *m = &s->mapping[n];
-        if (!(m->key & MAP_EXEC) ||
-            (u32)(d->verdict[m->page].key >> 8) == mem_code_gen(mem, m->page))
-            continue;
-        gva_t la = (m->key & ~MAPPING_KEY) >> 3 << PAGE_SHIFT;
-        m->key &= ~7ull;
-        if (space_unmap(d, s, la, PAGE_SIZE))
+    for (struct mapping *m = s->mapping; m < s->mapping + s->nmappings; m++)
+        if (m->rights & MAP_EXEC &&
+            (u32)(d->verdict[m->page].key >> 8) != mem_code_gen(mem, m->page) && unmap(d, s, m))
             return -1;
-    }
     return 0;
 }
 
@@ -351,7 +370,7 @@ int direct_catch_up(struct direct *d, struct space *s)
 {
     if (atomic_load(&d->any_drop) && heed_drops(d))
         return -1;
-    if (heed_invlpg(d, s) || heed_code(d, s))
+    if (heed_invlpg(d, s) || heed_flush(d, s) || heed_code(d, s))
         return -1;
     return space_flush(d, s);
 }

@@ -32,20 +32,22 @@ struct command {
 #define MAP_WRITE 2u
 #define MAP_EXEC  4u
 
-/* What is mapped, by the guest's linear page: open addressing. 0: empty. */
+/* What is mapped. */
 struct mapping {
-    u64 key;  /* linear page number << 3 | MAP_x | BIT(63) */
-    u64 page; /* of mem */
+    u64 la_page; /* linear page number */
+    u32 page;    /* of mem */
+    u32 rights;  /* MAP_x; 0: no longer mapped */
 };
-#define MAPPINGS_BITS 17
-#define MAPPINGS_MAX  50000u /* a process may have 65,530 */
-#define MAPPING_KEY   BIT(63)
+#define MAPPINGS_MAX 50000u /* a process may have 65,530 */
+#define MAPPING_HASH 17     /* bits */
 
 struct space {
-    pid_t pid; /* 0: none */
-    u64 stub;  /* linear address of its two pages of ours: code, then commands */
-    u16 user_epoch;
-    u32 dropped; /* cpu.ndropped that it has heeded */
+    pid_t pid;       /* 0: none */
+    u64 stub;        /* linear address of its two pages of ours: code, then commands */
+    u64 cr3;         /* its address space */
+    u8 paging;       /* cpu.paging */
+    u32 space_epoch; /* of the CPU when it ran last */
+    u32 dropped;     /* cpu.ndropped that it has heeded */
     u32 code_epoch;
     u64 last_used;
     int host_cpu;            /* that it may run on; -1: any */
@@ -54,8 +56,9 @@ struct space {
     int file;       /* with those two pages */
     int first_file; /* descriptor, in its process, of the first region's memory; then the others',
                        and of those two pages */
-    struct mapping *mapping;
+    struct mapping *mapping; /* [MAPPINGS_MAX] */
     unsigned nmappings;
+    u32 *hash;                   /* by la_page: index of a mapping, plus 1; open addressing */
     u64 breakpoint[BREAKPOINTS]; /* linear addresses */
     unsigned nbreakpoints;
     bool large;         /* pages of 2 MiB and more were mapped */
@@ -118,8 +121,6 @@ bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip);
 bool direct_is_away(struct direct *d);
 /* Heeds what has been dropped since the space ran last. 0, or -1. */
 int direct_catch_up(struct direct *d, struct space *s);
-/* A page of mem is not to be writable by the space. */
-int direct_unmap_page(struct direct *d, struct space *s, u64 page, unsigned rights);
 
 /* direct_scan.c: which code may run as it is. */
 #define SCAN_BEFORE 256

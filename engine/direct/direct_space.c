@@ -210,8 +210,10 @@ int space_break(struct direct *d, struct space *s, const u64 *la, unsigned n)
 
 static void forget_mappings(struct direct *d, struct space *s)
 {
-    if (s->nmappings)
-        madvise(s->mapping, sizeof(struct mapping) << MAPPINGS_BITS, MADV_DONTNEED);
+    if (s->nmappings) {
+        madvise(s->mapping, MAPPINGS_MAX * sizeof(*s->mapping), MADV_DONTNEED);
+        madvise(s->hash, sizeof(*s->hash) << MAPPING_HASH, MADV_DONTNEED);
+    }
     madvise((void *)s->wrote, align_up(d->cpu->mem->npages / 8 + 8, PAGE_SIZE), MADV_DONTNEED);
     s->nmappings = 0;
     s->nbreakpoints = 0;
@@ -276,9 +278,10 @@ static int start(struct direct *d, struct space *s)
     s->file = -1;
     if (make_file(s))
         return -1;
-    s->mapping = reserve(sizeof(struct mapping) << MAPPINGS_BITS);
+    s->mapping = reserve(MAPPINGS_MAX * sizeof(*s->mapping));
+    s->hash = reserve(sizeof(*s->hash) << MAPPING_HASH);
     s->wrote = reserve(align_up(m->npages / 8 + 8, PAGE_SIZE));
-    if (!s->mapping || !s->wrote)
+    if (!s->mapping || !s->hash || !s->wrote)
         return -1;
     s->stub = choose_stub(d->cpu);
     s->first_file = first_free(m, s->file);
@@ -314,7 +317,9 @@ void space_stop(struct direct *d, struct space *s)
     if (s->file >= 0)
         close(s->file);
     if (s->mapping)
-        munmap(s->mapping, sizeof(struct mapping) << MAPPINGS_BITS);
+        munmap(s->mapping, MAPPINGS_MAX * sizeof(*s->mapping));
+    if (s->hash)
+        munmap(s->hash, sizeof(*s->hash) << MAPPING_HASH);
     if (s->wrote)
         munmap((void *)s->wrote, align_up(d->cpu->mem->npages / 8 + 8, PAGE_SIZE));
     *s = (struct space){.file = -1, .host_cpu = -1};
