@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "cpu/cpu_fpu.h"
+#include "engine/direct/direct.h"
 
 #define CALIBRATE_NS 10000000ull
 
@@ -204,6 +205,17 @@ static void report_executable(struct report *r)
         close(fd);
 }
 
+static void report_direct(struct report *r)
+{
+    struct err e;
+    if (direct_usable(&e) == 0)
+        say(r, "direct     user code can run untranslated (engine bt)");
+    else
+        say(r,
+            "direct     user code has to be translated: %s; mend: a container that allows ptrace",
+            e.msg);
+}
+
 static void report_kernel(struct report *r)
 {
     if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0)
@@ -232,6 +244,7 @@ int popf_doctor(void (*line)(void *arg, const char *text), void *arg)
     report_engines(&r);
     report_memory(&r);
     report_executable(&r);
+    report_direct(&r);
     report_kernel(&r);
     say(&r, "verdict    %s", r.broken ? "machines cannot run here: see above" : "ready");
     return r.broken ? -1 : 0;

@@ -45,6 +45,9 @@ struct direct_stats {
     u64 ended[DIRECT_ENDS];
 };
 
+/* Tries whether this host lets a process be traced: 0, or -1 and the reason in *e. */
+int direct_usable(struct err *e);
+
 /* For one CPU, whose memory must be complete; NULL without memory for it. Nothing is started. */
 struct direct *direct_new(struct cpu *c);
 void direct_free(struct direct *d);

@@ -181,9 +181,11 @@ static int put(struct direct *d, struct space *s, struct run *run, gva_t la, con
  */
 static int guard(struct direct *d, struct space *s, gva_t la, const struct verdict *v)
 {
-    for (unsigned k = 0; k < s->nbreakpoints; k++)
-        if (v->n && s->breakpoint[k] == la + (u64)v->at[0])
-            return 0; /* it was mapped before */
+    unsigned kept = 0;
+    for (unsigned k = 0; k < s->nbreakpoints; k++) /* it may have been mapped before */
+        if ((s->breakpoint[k] & ~PAGE_MASK) != la)
+            s->breakpoint[kept++] = s->breakpoint[k];
+    s->nbreakpoints = kept;
     if (s->nbreakpoints + v->n > BREAKPOINTS) {
         for (unsigned k = 0; k < s->nbreakpoints; k++) {
             gva_t page = s->breakpoint[k] & ~PAGE_MASK;

@@ -325,3 +325,28 @@ void space_stop(struct direct *d, struct space *s)
     *s = (struct space){.file = -1, .host_cpu = -1};
     pthread_mutex_unlock(&d->lock);
 }
+
+int direct_usable(struct err *e)
+{
+    struct err why = {.msg = ""};
+    int status = 0;
+    pid_t pid = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
+    if (pid == 0) {
+        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0)
+            syscall(SYS_tgkill, syscall(SYS_getpid), syscall(SYS_gettid), SIGSTOP);
+        for (;;)
+            syscall(SYS_exit, errno);
+    }
+    if (pid < 0)
+        return err_errno(e, "no process can be started");
+    if (waitpid(pid, &status, __WALL) != pid || !WIFSTOPPED(status))
+        err_set(&why, "%s", strerror(WEXITSTATUS(status)));
+    else if (ptrace(PTRACE_SYSEMU, pid, NULL, NULL))
+        err_errno(&why, "PTRACE_SYSEMU");
+    if (!WIFEXITED(status)) {
+        kill(pid, SIGKILL);
+        while (waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status))
+            ;
+    }
+    return why.msg[0] ? err_set(e, "ptrace is forbidden (%s)", why.msg) : 0;
+}
