@@ -22,3 +22,23 @@ for kind in cloud 686; do
         esac
     done
 done
+
+# Once more with all user code that may be run untranslated, where the host lets that be.
+direct=$(echo "$report" | sed -n 's/^direct *//p')
+for kind in cloud 686; do
+    for cpus in 1 2; do
+        name="boot bt $kind $cpus CPU(s), user code run directly"
+        case "$why $direct" in
+        "available user code can run"*) ;;
+        *)
+            skip "$name" "$direct"
+            continue
+            ;;
+        esac
+        POPF_BT_DIRECT=always boot "$name" $kind 120 --engine bt --cpus $cpus --stats
+        log=$SCRATCH/$(echo "$name" | tr ' /' '__').log
+        if [ -f "$log" ] && ! grep -q 'executed directly [1-9]' "$log"; then
+            not_ok "$name" "none was: $(tail_of "$log")"
+        fi
+    done
+done
