@@ -4,6 +4,7 @@
 #include <linux/membarrier.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -61,6 +62,9 @@ void mem_free(struct mem *m)
  */
 static int put_file(u8 *host, u64 size)
 {
+    struct rlimit most;
+    if (getrlimit(RLIMIT_FSIZE, &most) || most.rlim_cur < size)
+        return -1; /* a file that is longer costs a signal */
     int fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_EXEC);
     if (fd < 0)
         fd = memfd_create("guest-ram", MFD_CLOEXEC); /* before Linux 6.3 */
