@@ -48,7 +48,8 @@ static bool is_plain(const struct seg *s)
 
 static bool may_run(const struct cpu *c)
 {
-    u32 odd = FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | FLAG_ID | FLAG_IOPL;
+    u32 odd =
+        FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | FLAG_ID | FLAG_IOPL | FLAG_VIF | FLAG_VIP;
     if (c->cpl != 3 || c->paging == PAGING_NONE || c->eflags & odd || !(c->eflags & FLAG_IF) ||
         c->debug || c->shadow || c->shadow_ss || c->dr[7] & 0xff || c->reg[X86_SLOT_RIP] >> 47 ||
         !(c->cr4 & CR4_OSFXSR) || c->cr0 & (CR0_EM | CR0_TS))
@@ -180,9 +181,10 @@ static struct space *choose(struct direct *d)
 {
     struct cpu *c = d->cpu;
     struct space *oldest = &d->space[0];
+    u8 rules = direct_rules(d);
     for (unsigned n = 0; n < SPACES; n++) {
         struct space *s = &d->space[n];
-        if (s->pid && s->cr3 == c->cr3 && s->paging == c->paging)
+        if (s->pid && s->cr3 == c->cr3 && s->paging == c->paging && s->rules == rules)
             return s;
         if (s->last_used < oldest->last_used)
             oldest = s;
@@ -191,6 +193,7 @@ static struct space *choose(struct direct *d)
         return NULL;
     oldest->cr3 = c->cr3;
     oldest->paging = c->paging;
+    oldest->rules = rules;
     oldest->space_epoch = c->space_epoch;
     oldest->dropped = c->ndropped;
     return oldest;
@@ -273,10 +276,10 @@ static long put_regs_again(struct space *s, const struct user_regs_struct *r)
     return ptrace(PTRACE_SETREGS, s->pid, NULL, r);
 }
 
-static bool at_breakpoint(struct space *s)
+static int trap_code(struct space *s)
 {
     siginfo_t si;
-    return ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) == 0 && si.si_code == TRAP_HWBKPT;
+    return ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) ? 0 : si.si_code;
 }
 
 /* What a stop means; -1: nothing, it may go on. */
@@ -292,7 +295,7 @@ static int judge(struct direct *d, struct space *s, int status, struct user_regs
     case SIGSEGV:
         return mend(d, s, r) ? -1 : DIRECT_FAULT;
     case SIGTRAP: /* a breakpoint of ours; or behind INT3 or INT1 */
-        if (!at_breakpoint(s))
+        if (trap_code(s) != TRAP_HWBKPT && trap_code(s) != TRAP_TRACE)
             r->rip--;
         return DIRECT_FAULT;
     default:
@@ -329,6 +332,7 @@ static enum direct_end run(struct direct *d, struct space *s)
         int end = judge(d, s, status, &r);
         if (end >= 0)
             return leave(d, s, &r, (enum direct_end)end);
+        stopped.eflags &= ~(u64)FLAG_RF; /* of the fault: it would pass by a breakpoint there */
         if (WSTOPSIG(status) == SIGSEGV && put_regs_again(s, &stopped))
             return DIRECT_LOST;
     }
@@ -370,7 +374,7 @@ void direct_kick(struct direct *d)
         return; /* it looks before it resumes */
     pthread_mutex_lock(&d->lock);
     for (unsigned n = 0; n < SPACES; n++)
-        if (d->space[n].pid && d->space[n].last_used == d->clock)
+        if (d->space[n].pid && !d->space[n].ended && d->space[n].last_used == d->clock)
             kill(d->space[n].pid, SIGSTOP);
     pthread_mutex_unlock(&d->lock);
 }
@@ -378,13 +382,15 @@ void direct_kick(struct direct *d)
 bool direct_drop_writer(struct direct *d, u64 page)
 {
     bool any = false;
+    pthread_mutex_lock(&d->lock);
     for (unsigned n = 0; n < SPACES; n++) {
         _Atomic u64 *wrote = d->space[n].wrote;
         any |= wrote && atomic_load(&wrote[page >> 6]) >> (page & 63) & 1;
     }
-    if (!any)
+    if (!any) {
+        pthread_mutex_unlock(&d->lock);
         return false;
-    pthread_mutex_lock(&d->lock);
+    }
     if (d->ndrops < DROPS_MAX)
         d->drop[d->ndrops] = page;
     if (d->ndrops <= DROPS_MAX)

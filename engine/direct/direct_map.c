@@ -11,6 +11,7 @@
 
 #define AROUND 16 /* pages, aligned, that come with one that is touched */
 #define LARGE  512
+#define LOWEST 0x10000 /* below it the host may let nobody map (vm.mmap_min_addr) */
 
 #define CHECKED_MOST 4096 /* mappings: more of them are found anew more cheaply */
 
@@ -37,12 +38,12 @@ static unsigned rights_of(const struct space *s, u64 la_page)
     return m ? m->rights : 0;
 }
 
-static void note(struct space *s, u64 la_page, unsigned rights, u64 page)
+static void note(struct space *s, u64 la_page, unsigned rights, u64 page, u32 scan)
 {
     u32 *slot = find_slot(s, la_page);
     if (!*slot)
         *slot = ++s->nmappings;
-    s->mapping[*slot - 1] = (struct mapping){la_page, (u32)page, rights};
+    s->mapping[*slot - 1] = (struct mapping){la_page, (u32)page, rights, scan};
 }
 
 static int unmap(struct direct *d, struct space *s, struct mapping *m)
@@ -76,11 +77,21 @@ static struct scan_rules rules_of(const struct direct *d)
     };
 }
 
-/* What a verdict on the page is good for. */
+static u8 pack(const struct scan_rules *r)
+{
+    return (u8)(r->mode64 | r->fsgsbase << 1 | r->xstate << 2 | r->avx << 3);
+}
+
+u8 direct_rules(const struct direct *d)
+{
+    struct scan_rules r = rules_of(d);
+    return pack(&r);
+}
+
+/* What a verdict on the page is good for, but for struct verdict.behind. */
 static u64 verdict_key(const struct direct *d, u64 page, const struct scan_rules *r)
 {
-    u64 key = (u64)r->mode64 << 1 | (u64)r->fsgsbase << 2 | (u64)r->xstate << 3 | (u64)r->avx << 4;
-    return key | (u64)mem_code_gen(d->cpu->mem, page) << 8 | BIT(63);
+    return (u64)pack(r) << 1 | (u64)mem_code_gen(d->cpu->mem, page) << 8 | BIT(63);
 }
 
 /* May the page be executed, if need be with breakpoints? */
@@ -90,14 +101,17 @@ static bool scan(struct direct *d, gva_t la, u64 page, const u8 *bytes, unsigned
     struct scan_rules rules = rules_of(d);
     struct verdict *v = &d->verdict[page];
     u64 key = verdict_key(d, page, &rules);
+    struct scan_page p = {0};
+    u8 *behind = p.code + SCAN_BEFORE + PAGE_SIZE;
     mem_code_mark(c->mem, page, ~0ull);
-    if (v->key != key) {
-        struct scan_page p = {0};
+    cpu_peek(c, la + PAGE_SIZE, behind, sizeof(v->behind));
+    if (v->key != key || (v->crosses && memcmp(v->behind, behind, sizeof(v->behind)) != 0)) {
         memcpy(p.code + SCAN_BEFORE, bytes, PAGE_SIZE);
-        cpu_peek(c, la + PAGE_SIZE, p.code + SCAN_BEFORE + PAGE_SIZE, 15);
         p.has_before = cpu_peek(c, la - SCAN_BEFORE, p.code, SCAN_BEFORE);
         direct_scan(c, &p, &rules, entry, v);
+        memcpy(v->behind, behind, sizeof(v->behind));
         v->key = key;
+        v->scan = ++d->nscans;
     }
     return v->n <= (d->breaks ? BREAKPOINTS : 0);
 }
@@ -121,7 +135,8 @@ static bool look_up(struct direct *d, struct space *s, gva_t la, s64 entry, stru
 {
     struct cpu *c = d->cpu;
     struct walk w;
-    if (!cpu_walk(c, la, WALK_PEEK, &w) || (w.rights & (PTE_U | PTE_A)) != (PTE_U | PTE_A))
+    if (la - s->stub < 2 * PAGE_SIZE || la >= TASK_END || !cpu_walk(c, la, WALK_PEEK, &w) ||
+        (w.rights & (PTE_U | PTE_A)) != (PTE_U | PTE_A))
         return false;
     const struct mem_region *r = mem_find(c->mem, w.gpa);
     if (!r || r->fd < 0)
@@ -138,6 +153,13 @@ static bool look_up(struct direct *d, struct space *s, gva_t la, s64 entry, stru
         scan(d, la, page, r->host + t->offset, (unsigned)entry))
         t->rights |= MAP_EXEC;
     return true;
+}
+
+/* A mapping is as it would be made now. */
+static bool is_fresh(const struct direct *d, const struct mapping *m, const struct target *t)
+{
+    return t->page == m->page && !(m->rights & ~t->rights) &&
+           (!(m->rights & MAP_EXEC) || d->verdict[t->page].scan == m->scan);
 }
 
 /* --- mapping --- */
@@ -161,7 +183,7 @@ static int end_run(struct direct *d, struct space *s, struct run *run)
 
 static int put(struct direct *d, struct space *s, struct run *run, gva_t la, const struct target *t)
 {
-    note(s, la >> PAGE_SHIFT, t->rights, t->page);
+    note(s, la >> PAGE_SHIFT, t->rights, t->page, d->verdict[t->page].scan);
     s->large |= t->shift > PAGE_SHIFT;
     u64 bytes = run->pages << PAGE_SHIFT;
     if (run->pages && run->la + bytes == la && run->t.rights == t->rights && run->t.r == t->r &&
@@ -205,6 +227,17 @@ static int guard(struct direct *d, struct space *s, gva_t la, const struct verdi
     return -1;
 }
 
+/* The page before may have an instruction that goes on in this one, and is another now. */
+static int check_before(struct direct *d, struct space *s, gva_t la)
+{
+    struct mapping *m = find(s, (la >> PAGE_SHIFT) - 1);
+    struct target t;
+    if (!m || !(m->rights & MAP_EXEC) ||
+        (look_up(d, s, la - PAGE_SIZE, 0, &t) && is_fresh(d, m, &t)))
+        return 0;
+    return unmap(d, s, m);
+}
+
 /* Maps the page with these rights, and what is around it as data. */
 static int fill(struct direct *d, struct space *s, gva_t la, const struct target *t)
 {
@@ -213,7 +246,8 @@ static int fill(struct direct *d, struct space *s, gva_t la, const struct target
     struct run run = {0};
     if (t->rights & MAP_EXEC) { /* others are looked at when they are run */
         const struct verdict *v = &d->verdict[t->page];
-        return (v->n && guard(d, s, la, v)) || put(d, s, &run, la, t) || end_run(d, s, &run);
+        return check_before(d, s, la) || (v->n && guard(d, s, la, v)) || put(d, s, &run, la, t) ||
+               end_run(d, s, &run);
     }
     for (gva_t at = from; at < from + (pages << PAGE_SHIFT); at += PAGE_SIZE) {
         struct target other;
@@ -222,7 +256,7 @@ static int fill(struct direct *d, struct space *s, gva_t la, const struct target
                 return -1;
             continue;
         }
-        if (rights_of(s, at >> PAGE_SHIFT) || !look_up(d, s, at, -1, &other))
+        if (at < LOWEST || rights_of(s, at >> PAGE_SHIFT) || !look_up(d, s, at, -1, &other))
             continue;
         if (put(d, s, &run, at, &other))
             return -1;
@@ -249,11 +283,11 @@ static unsigned wanted(unsigned have, unsigned can, gva_t la, u64 rip)
 
 /* The access happens: A, and D if it can only have been a write, are set as by the access itself.
  */
-static bool look_again(struct direct *d, struct space *s, gva_t la, bool write, s64 entry,
-                       struct target *t)
+static bool access(struct direct *d, struct space *s, gva_t la, u32 how, s64 entry,
+                   struct target *t)
 {
     struct walk w;
-    return cpu_walk(d->cpu, la, PF_U | (write ? PF_W : 0), &w) && look_up(d, s, la, entry, t);
+    return cpu_walk(d->cpu, la, PF_U | how, &w) && look_up(d, s, la, entry, t);
 }
 
 bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip)
@@ -268,9 +302,9 @@ bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip)
     bool fetch = page == (rip & ~PAGE_MASK), behind = !(la & PAGE_MASK) && la - rip < 15;
     struct target t;
     s64 entry = fetch ? (s64)(rip & PAGE_MASK) : behind ? 0 : -1;
-    bool ok = look_up(d, s, page, entry, &t) || look_again(d, s, page, false, entry, &t);
+    bool ok = access(d, s, page, fetch ? PF_I : 0, entry, &t);
     if (ok && !wanted(have, t.rights, la, rip) && have & MAP_READ && !fetch && !behind)
-        ok = look_again(d, s, page, true, -1, &t);
+        ok = access(d, s, page, PF_W, -1, &t);
     if (!ok)
         return false;
     t.rights = wanted(have, t.rights, la, rip);
@@ -279,7 +313,12 @@ bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip)
     if (s->nmappings + LARGE > MAPPINGS_MAX && space_reset(d, s))
         return false;
     d->stats.faults++;
-    return fill(d, s, page, &t) == 0 && space_flush(d, s) == 0;
+    if (fill(d, s, page, &t) || space_flush(d, s))
+        return false;
+    if (!s->refused)
+        return true;
+    space_reset(d, s); /* which of them are there is not known */
+    return false;
 }
 
 /* --- unmapping --- */
@@ -346,7 +385,7 @@ static int heed_flush(struct direct *d, struct space *s)
         if (!m->rights)
             continue;
         bool same = look_up(d, s, m->la_page << PAGE_SHIFT, m->rights & MAP_EXEC ? 0 : -1, &t) &&
-                    t.page == m->page && !(m->rights & ~t.rights);
+                    is_fresh(d, m, &t);
         if (!same && unmap(d, s, m))
             return -1;
     }
@@ -363,7 +402,9 @@ static int heed_code(struct direct *d, struct space *s)
     s->code_epoch = epoch;
     for (struct mapping *m = s->mapping; m < s->mapping + s->nmappings; m++)
         if (m->rights & MAP_EXEC &&
-            (u32)(d->verdict[m->page].key >> 8) != mem_code_gen(mem, m->page) && unmap(d, s, m))
+            ((u32)(d->verdict[m->page].key >> 8) != mem_code_gen(mem, m->page) ||
+             d->verdict[m->page].scan != m->scan) &&
+            unmap(d, s, m))
             return -1;
     return 0;
 }

@@ -37,15 +37,19 @@ struct mapping {
     u64 la_page; /* linear page number */
     u32 page;    /* of mem */
     u32 rights;  /* MAP_x; 0: no longer mapped */
+    u32 scan;    /* executable: struct verdict.scan of its breakpoints */
 };
 #define MAPPINGS_MAX 50000u /* a process may have 65,530 */
 #define MAPPING_HASH 17     /* bits */
 
 struct space {
     pid_t pid;       /* 0: none */
+    bool ended;      /* that process is no more */
+    bool refused;    /* the host has not made a mapping */
     u64 stub;        /* linear address of its two pages of ours: code, then commands */
     u64 cr3;         /* its address space */
     u8 paging;       /* cpu.paging */
+    u8 rules;        /* direct_rules() of the code that runs there */
     u32 space_epoch; /* of the CPU when it ran last */
     u32 dropped;     /* cpu.ndropped that it has heeded */
     u32 code_epoch;
@@ -67,11 +71,16 @@ struct space {
 
 #define SPACES 4
 
+#define TASK_END 0x7ffffffff000ull /* Linux' TASK_SIZE_MAX with four levels */
+
 /* What is known of a page of code. */
 struct verdict {
     u64 key;             /* what it is good for; 0: nothing is known */
     s16 at[BREAKPOINTS]; /* offsets of instructions that must not run */
     u16 n;               /* of these; more than BREAKPOINTS: it is not to be executed */
+    bool crosses;        /* what is behind the page plays a part: its last instruction's end */
+    u8 behind[15];
+    u32 scan; /* number of the scan that found this */
 };
 
 /* Pages of mem that lost their writers and await being unmapped. */
@@ -87,7 +96,8 @@ struct direct {
     u64 drop[DROPS_MAX];
     unsigned ndrops; /* more than DROPS_MAX: all of them */
     _Atomic bool any_drop;
-    struct verdict *verdict;     /* by page of mem */
+    struct verdict *verdict; /* by page of mem */
+    u32 nscans;
     u64 host_xcr0, offered_xcr0; /* and of that what popf offers; CPUID takes microseconds */
     u8 *xstate;
     size_t xstate_size;
@@ -115,7 +125,9 @@ int space_break(struct direct *d, struct space *s, const u64 *la, unsigned n);
 /* Waits until the process stops: its wait status, or -1 when it has ended. */
 int space_wait(struct space *s);
 
-/* direct_map.c: makes the access at la possible if it may be mapped; false: the engine's. */
+/* direct_map.c: how the CPU's state lets code be scanned. */
+u8 direct_rules(const struct direct *d);
+/* Makes the access at la possible if it may be mapped; false: the engine's. */
 bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip);
 /* RIP is in a page of which it is known that it is not for direct execution. */
 bool direct_is_away(struct direct *d);
@@ -136,6 +148,7 @@ struct scan_rules {
     bool cpuid_faults;
 };
 /* entry: offset in the page of an instruction */
+/* v: n, at and crosses */
 void direct_scan(const struct cpu *c, const struct scan_page *p, const struct scan_rules *rules,
                  unsigned entry, struct verdict *v);
 

@@ -41,6 +41,8 @@ static bool is_sensitive(enum x86_op op)
     case X86_STR:
     case X86_SMSW:
     case X86_SYSENTER:
+    case X86_VMCALL: /* the host's hypervisor would answer, or rewrite it */
+    case X86_VMMCALL:
     case X86_RDPMC:
     case X86_RDPID:
         return true;
@@ -66,8 +68,11 @@ static bool is_xstate(enum x86_op op)
 static bool may_run(const struct cpu *c, const struct x86_decoded *d, const struct scan_rules *r)
 {
     enum x86_op op = (enum x86_op)d->op;
+    u32 attr = x86_row(&d->i)->attr;
     if (is_sensitive(op) || (is_xstate(op) && !r->xstate) ||
-        (x86_row(&d->i)->attr & (X86_AVX | X86_AVX512) && !r->avx))
+        (attr & (X86_AVX | X86_AVX512) && !r->avx) ||
+        (attr & X86_AND_AVX && !cpu_has(c, X86_F_AVX)) ||
+        (attr & X86_AND_AVX512 && !cpu_has(c, X86_F_AVX512F)))
         return false;
     switch (op) {
     case X86_CPUID:
@@ -95,6 +100,7 @@ static void sweep(const struct cpu *c, const struct scan_page *p, const struct s
         seen[at >> 6] |= 1ull << (at & 63);
         if (x86_decode(p->code + at, (unsigned)sizeof(p->code) - at,
                        rules->mode64 ? X86_MODE64 : X86_MODE32, &d) != X86_OK) {
+            v->crosses |= at + 15 > SCAN_BEFORE + PAGE_SIZE;
             at++; /* data, or what faults here as there */
             continue;
         }
@@ -104,6 +110,7 @@ static void sweep(const struct cpu *c, const struct scan_page *p, const struct s
             v->n += v->n <= BREAKPOINTS;
         }
         at += d.i.len;
+        v->crosses |= at > SCAN_BEFORE + PAGE_SIZE;
     }
 }
 
@@ -112,6 +119,7 @@ void direct_scan(const struct cpu *c, const struct scan_page *p, const struct sc
 {
     u64 seen[(SCAN_BEFORE + PAGE_SIZE) / 64] = {0};
     v->n = 0;
+    v->crosses = false;
     sweep(c, p, rules, p->has_before ? 0 : SCAN_BEFORE, seen, v);
     sweep(c, p, rules, SCAN_BEFORE + entry, seen, v);
 }

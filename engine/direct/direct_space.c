@@ -21,8 +21,8 @@
 #include "cpu/cpu_mem.h"
 #include "engine/direct/direct_priv.h"
 
-#define TASK_END     0x7ffffffff000ull /* Linux' TASK_SIZE_MAX with four levels */
-#define ARCH_CPUID   0x1012            /* asm/prctl.h: ARCH_SET_CPUID */
+#define STUB_TRIES   64
+#define ARCH_CPUID   0x1012 /* asm/prctl.h: ARCH_SET_CPUID */
 #define RSEQ_SIG_X86 0x53053053
 
 /* --- the child's side, until it stops for the first time --- */
@@ -54,17 +54,28 @@ static bool map_stub(u64 at, int file)
                 MAP_SHARED | MAP_FIXED_NOREPLACE, file, PAGE_SIZE) == (void *)(at + PAGE_SIZE);
 }
 
+static const int own_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSTOP};
+
+/* EFLAGS.ID: ptrace neither shows nor sets it. */
+static void clear_id(void)
+{
+    __asm__ volatile("pushf\n\tandl %0, (%%rsp)\n\tpopf" : : "i"(~FLAG_ID) : "cc", "memory");
+}
+
 /* No more than system calls: other threads may have held locks when it was cloned. */
 static NORETURN void child(const struct mem *m, const struct space *s)
 {
-    sigset_t none;
-    sigemptyset(&none);
+    sigset_t others; /* than those of its own instructions: they are the terminal's, or anybody's */
+    sigfillset(&others);
+    for (unsigned n = 0; n < ARRAY_SIZE(own_signals); n++)
+        sigdelset(&others, own_signals[n]);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     bool ok = ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0 && map_stub(s->stub, s->file);
     keep_files(m, s->file, s->first_file);
     leave_rseq();
     prctl(PR_SET_TSC, PR_TSC_SIGSEGV);
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &others, NULL, 8);
+    clear_id();
     if (ok)
         syscall(SYS_tgkill, syscall(SYS_getpid), syscall(SYS_gettid), SIGSTOP);
     for (;;)
@@ -114,12 +125,15 @@ static bool is_free(struct cpu *c, u64 at)
     return !cpu_translate(c, at, &gpa) && !cpu_translate(c, at + PAGE_SIZE, &gpa);
 }
 
+/* 0: the guest has mapped everything, it seems. */
 static u64 choose_stub(struct cpu *c)
 {
-    u64 at = random_page();
-    while (c->mode == X86_MODE64 && !is_free(c, at))
-        at = random_page();
-    return at;
+    for (unsigned n = 0; n < STUB_TRIES; n++) {
+        u64 at = random_page();
+        if (c->mode != X86_MODE64 || is_free(c, at))
+            return at;
+    }
+    return 0;
 }
 
 /* --- system calls --- */
@@ -131,7 +145,21 @@ int space_wait(struct space *s)
     do
         r = waitpid(s->pid, &status, __WALL);
     while (r < 0 && errno == EINTR);
-    return r != s->pid || !WIFSTOPPED(status) ? -1 : status;
+    s->ended = r != s->pid || !WIFSTOPPED(status);
+    return s->ended ? -1 : status;
+}
+
+/* What the calls returned: nothing may stay mapped that should not, the rest is told. */
+static int check(struct space *s, unsigned n)
+{
+    int r = 0;
+    for (unsigned k = 0; k < n; k++) {
+        bool failed = s->command[k].nr > ~4095ull;
+        s->refused |= failed && s->command[k].arg[3]; /* MAP_FIXED and so on */
+        if (failed && !s->command[k].arg[3] && s->command[k].arg[0] != ARCH_CPUID)
+            r = -1;
+    }
+    return r;
 }
 
 /* Does the commands that have been collected; their results are in their first words. */
@@ -150,6 +178,7 @@ int space_flush(struct direct *d, struct space *s)
         .ss = 0x2b,
         .rsp = list,
     };
+    unsigned n = s->ncommands;
     s->ncommands = 0;
     if (ptrace(PTRACE_SETREGS, s->pid, NULL, &r))
         return -1;
@@ -159,10 +188,15 @@ int space_flush(struct direct *d, struct space *s)
         int status = space_wait(s);
         if (status < 0)
             return -1;
-        if (WSTOPSIG(status) == SIGTRAP)
-            return 0;
-        if (WSTOPSIG(status) != SIGSTOP)
+        switch (WSTOPSIG(status)) {
+        case SIGTRAP:
+            return check(s, n);
+        case SIGSEGV:
+        case SIGBUS:
+        case SIGILL:
+        case SIGFPE:
             return -1;
+        }
     }
 }
 
@@ -217,6 +251,7 @@ static void forget_mappings(struct direct *d, struct space *s)
     madvise((void *)s->wrote, align_up(d->cpu->mem->npages / 8 + 8, PAGE_SIZE), MADV_DONTNEED);
     s->nmappings = 0;
     s->nbreakpoints = 0;
+    s->refused = false;
     s->large = false;
 }
 
@@ -237,6 +272,8 @@ int space_move_stub(struct direct *d, struct space *s)
     if (d->cpu->mode != X86_MODE64 || is_free(d->cpu, old))
         return 0;
     u64 to = choose_stub(d->cpu);
+    if (!to)
+        return -1;
     for (unsigned n = 0; n < 2; n++)
         if (add(d, s,
                 (struct command){SYS_mmap,
@@ -244,7 +281,7 @@ int space_move_stub(struct direct *d, struct space *s)
                                   PROT_READ | (n ? PROT_WRITE : PROT_EXEC), MAP_SHARED | MAP_FIXED,
                                   file_of(d, s, NULL), n * PAGE_SIZE}}))
             return -1;
-    if (space_flush(d, s))
+    if (space_flush(d, s) || s->refused)
         return -1;
     s->stub = to;
     return space_unmap(d, s, old, 2 * PAGE_SIZE) || space_flush(d, s) ? -1 : 0;
@@ -284,6 +321,8 @@ static int start(struct direct *d, struct space *s)
     if (!s->mapping || !s->hash || !s->wrote)
         return -1;
     s->stub = choose_stub(d->cpu);
+    if (!s->stub)
+        return -1;
     s->first_file = first_free(m, s->file);
     pid_t pid = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
     if (pid == 0)
@@ -308,8 +347,9 @@ void space_stop(struct direct *d, struct space *s)
     pthread_mutex_lock(&d->lock);
     if (s->pid) {
         int status;
-        kill(s->pid, SIGKILL);
-        while (waitpid(s->pid, &status, __WALL) == s->pid && WIFSTOPPED(status))
+        if (!s->ended)
+            kill(s->pid, SIGKILL);
+        while (!s->ended && waitpid(s->pid, &status, __WALL) == s->pid && WIFSTOPPED(status))
             ;
     }
     if (s->command)
