@@ -184,6 +184,7 @@ static void test_frames(void)
 static void with_frame(struct ctx *c, const struct snip *s, unsigned ring, const u32 *f, unsigned n)
 {
     ctx_init(c, s, ring);
+    c->flags = FL_ONE;
     c->gpr[SP] -= 4 * n;
     memcpy((void *)c->gpr[SP], f, 4 * n);
     run(c);
@@ -255,6 +256,7 @@ static void test_flags(void)
        "IRET in ring 3 with IOPL 3 sets IF, keeps IOPL: %lx", c.flags);
 
     ctx_init(&c, &do_popf, 3);
+    c.flags = FL_ONE;
     run(&c);
     expect("POPF in ring 3 keeps IF and IOPL, says nothing", c.flags & (FL_IF | FL_IOPL), 0);
     ctx_init(&c, &do_popf, 0);

@@ -371,7 +371,7 @@ void ctx_init(struct ctx *c, const struct snip *s, unsigned ring)
     c->ip = s ? s->start : 0;
     c->cs = ring ? SEL_CODE3 : SEL_CODE0;
     c->ss = c->ds = c->es = c->fs = c->gs = ring ? SEL_DATA3 : SEL_DATA0;
-    c->flags = FL_ONE;
+    c->flags = FL_ONE | (ring == 3 ? FL_IF : 0);
     c->gpr[SP] = (word)ring_stack[ring ? 1 : 0] + sizeof(ring_stack[0]) - 512;
 }
 
@@ -440,6 +440,9 @@ void guest_start(word info)
     load_tables();
     write_cr0((read_cr0() | CR0_NE) & ~(word)(CR0_EM | CR0_TS));
     write_cr4(read_cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT);
+#if IS64
+    wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
+#endif
     main();
     leave();
 }

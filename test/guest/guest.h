@@ -149,7 +149,8 @@ struct snip {
     extern const struct snip name
 #define SNIP(name, setup, insn) SNIP_BITS(name, CSIZE, setup, insn)
 
-/* Flat segments, ring 0 or 3, a stack of their own, IF clear, at a snippet's start. */
+/* Flat segments, ring 0 or 3, a stack of their own, at a snippet's start. IF is set in ring 3
+ * alone, as in any program: bt may then execute it directly. */
 void ctx_init(struct ctx *c, const struct snip *s, unsigned ring);
 
 /* Goes there; comes back at the first trap that no handler takes. */

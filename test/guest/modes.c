@@ -408,7 +408,7 @@ static void pvi_run(struct ctx *c, const struct snip *s, word flags)
 {
     write_cr4(read_cr4() | CR4_PVI);
     ctx_init(c, s, 3);
-    c->flags |= flags;
+    c->flags = FL_ONE | flags;
     run(c);
     write_cr4(read_cr4() & ~(word)CR4_PVI);
 }
