@@ -47,16 +47,21 @@ void cpu_fpu_raise(struct cpu *c, unsigned fault)
 
 /* --- guest memory in pieces --- */
 
-/* As far as the page goes; what the TLB does not have is read and written by 64 bytes at most. */
-static unsigned piece(gva_t la, unsigned left)
+/*
+ * As far as the page goes; what the TLB does not have is read and written by 64 bytes at most. What
+ * a page's end cuts off looks like an operand of its own, but EFLAGS.AC is no concern of pieces,
+ * only of the instruction: single bytes are always aligned, and large pieces are not checked.
+ */
+static unsigned piece(const struct cpu *c, gva_t la, unsigned left)
 {
-    return (unsigned)min_u64(left, PAGE_SIZE - (la & PAGE_MASK));
+    unsigned n = (unsigned)min_u64(left, PAGE_SIZE - (la & PAGE_MASK));
+    return unlikely(c->tlb == c->tlbs[TLB_STRICT]) && n < 16 ? 1 : n;
 }
 
 void cpu_fpu_copy_in(struct cpu *c, unsigned seg, u64 ea, void *buf, unsigned size)
 {
     for (unsigned at = 0, n; at < size; at += n) {
-        n = piece(ea + at + c->seg[seg].base, size - at);
+        n = piece(c, ea + at + c->seg[seg].base, size - at);
         gva_t la = cpu_la(c, seg, ea + at, n, false);
         const u8 *p = cpu_rd_fast(c, la, n);
         if (likely(p != NULL)) {
@@ -71,7 +76,7 @@ void cpu_fpu_copy_in(struct cpu *c, unsigned seg, u64 ea, void *buf, unsigned si
 void cpu_fpu_copy_out(struct cpu *c, unsigned seg, u64 ea, const void *buf, unsigned size)
 {
     for (unsigned at = 0, n; at < size; at += n) {
-        n = piece(ea + at + c->seg[seg].base, size - at);
+        n = piece(c, ea + at + c->seg[seg].base, size - at);
         gva_t la = cpu_la(c, seg, ea + at, n, true);
         struct tlb_entry *t = cpu_tlb_at(c, la);
         if (likely(t->wr == (la & ~PAGE_MASK))) {

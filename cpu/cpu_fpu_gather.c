@@ -169,12 +169,7 @@ static void each_run(struct cpu *c, const u8 *zeros, const u8 *ones, struct part
 static void write_run(struct cpu *c, void *arg)
 {
     struct part *p = arg;
-    if (likely(!(c->eflags & FLAG_AC))) {
-        cpu_fpu_copy_out(c, p->seg, p->ea, p->buf, p->size);
-        return;
-    }
-    for (unsigned n = 0; n < p->size; n++)
-        cpu_fpu_copy_out(c, p->seg, p->ea + n, p->buf + n, 1);
+    cpu_fpu_copy_out(c, p->seg, p->ea, p->buf, p->size);
 }
 
 struct stores {

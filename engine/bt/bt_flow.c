@@ -490,8 +490,8 @@ static bool emit_call_ind(struct tr *t)
     else
         emit_mov(&t->e, T0, i->rm);
     emit_branch_word(t, BT_BRANCH_CALL, 0);
-    t->flags_saved = true; /* the look-up saw to it */
-    /* call over the return site, to a look-up of this site's own */
+    /* call over the return site, to a look-up of this site's own, which sends the flags home: the
+     * slot may have been in a group that was looked up before something changed them */
     e8(&t->e, 0xe8), e32(&t->e, 0);
     u8 *site = t->e.p - 4;
     struct cold *k = bt_cold(t, COLD_FAR);

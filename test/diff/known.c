@@ -1,0 +1,108 @@
+/* known.c - sequences that once differed, kept. */
+#include "known.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "rows.h"
+
+#define NON_CANONICAL 0x2055a01f27931665
+
+/* Registers that are not set point into DATA, RSP into STACK, aligned. */
+struct known {
+    const char *name;
+    bool m64;
+    u32 flags;
+    const char *code; /* hexadecimal */
+    struct {
+        u8 reg;
+        u64 value;
+    } set[4]; /* up to the first value of 0 */
+};
+
+static const struct known known[] = {
+    {"ROR of the stack's top, CALL of a non-canonical address",
+     true,
+     FLAG_ZF | FLAG_PF | FLAG_AF,
+     "68d7000000" /* push 0xd7 */
+     "66480fca"   /* bswap rdx */
+     "6648d10c24" /* ror qword [rsp], 1 */
+     "ffd1",      /* call rcx */
+     {{RCX, NON_CANONICAL}}},
+    {"pushes, SHLD of memory, CALL of an address without code",
+     true,
+     FLAG_OF,
+     "6a09"               /* push 9 */
+     "6a00"               /* push 0 */
+     "0fa40425c0340020ff" /* shld [0x200034c0], eax, 0xff */
+     "ffd1",              /* call rcx */
+     {{RAX, 0x83a8cda5d5f156d1}, {RCX, DATA + 0x26ad}}},
+    {"FNSTENV of 14 bytes across pages, EFLAGS.AC",
+     false,
+     FLAG_AC,
+     "66d937", /* fnstenv [edi] */
+     {{RDI, DATA + 0x1ffa}}},
+    {"FLDENV of 14 bytes across pages, EFLAGS.AC",
+     false,
+     FLAG_AC,
+     "66d927", /* fldenv [edi] */
+     {{RDI, DATA + 0x1ffa}}},
+    {"FNSAVE of 94 bytes across pages, EFLAGS.AC",
+     false,
+     FLAG_AC,
+     "66dd37", /* fnsave [edi] */
+     {{RDI, DATA + 0x1ffa}}},
+    {"FRSTOR of 94 bytes across pages, EFLAGS.AC",
+     true,
+     FLAG_AC,
+     "66dd27", /* frstor [rdi] */
+     {{RDI, DATA + 0x1ffa}}},
+};
+
+unsigned known_count(void)
+{
+    return ARRAY_SIZE(known);
+}
+
+const char *known_name(unsigned n, bool *m64)
+{
+    *m64 = known[n].m64;
+    return known[n].name;
+}
+
+static unsigned from_hex(u8 *out, unsigned max, const char *hex)
+{
+    unsigned n = 0;
+    for (; hex[0] && n < max; hex += 2)
+        out[n++] = (u8)strtoul((char[]){hex[0], hex[1], '\0'}, NULL, 16);
+    return n;
+}
+
+static void set_registers(struct test_case *t, const struct known *k)
+{
+    memset(t->role, ROLE_VALUE, sizeof t->role);
+    for (unsigned n = 0; n < (t->m64 ? 16 : 8); n++)
+        t->r.reg[n] = n == RSP ? STACK + 0x840 : DATA + 0x800;
+    for (unsigned n = 0; n < ARRAY_SIZE(k->set) && k->set[n].value; n++)
+        t->r.reg[k->set[n].reg] = k->set[n].value;
+    t->r.rflags = FLAG_ONE | FLAG_IF | k->flags;
+}
+
+void known_make(struct diff *d, unsigned n)
+{
+    const struct known *k = &known[n];
+    struct test_case *t = &d->t;
+    u8 code[INSNS_MAX * 16] = {0};
+    unsigned bytes = from_hex(code, sizeof code - 15, k->code);
+    gen_state(&d->gen, t, k->m64);
+    set_registers(t, k);
+    for (unsigned at = 0; at < bytes; at += t->in[t->n++].len) {
+        struct x86_decoded dec;
+        if (x86_decode(code + at, 15, k->m64 ? X86_MODE64 : X86_MODE32, &dec) != X86_OK)
+            abort();
+        struct insn *i = &t->in[t->n];
+        *i = (struct insn){.len = dec.i.len, .row = dec.i.row};
+        memcpy(i->b, code + at, i->len);
+        t->uses_fpu |= row_is_fpu(i->row);
+    }
+}
