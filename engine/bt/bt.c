@@ -103,7 +103,11 @@ static bool translated(struct cpu *c, struct bt_cpu *bt, struct block *b, unsign
     return true;
 }
 
-/* 64-bit code has branched to where RIP cannot be: undone, so that the body can fault. */
+/*
+ * 64-bit code has branched to where RIP cannot be: undone, and a fault instead. The instruction is
+ * not run again: a CALL has stored the return address, as processors do before they look at the
+ * target, and that may have been where the target was read from.
+ */
 static void undo_branch(struct cpu *c)
 {
     u32 word = (u32)c->emitted[BT_BRANCH];
@@ -118,7 +122,7 @@ static void undo_branch(struct cpu *c)
         break;
     }
     c->reg[X86_SLOT_RIP] = c->emitted[BT_VBASE] + (word & PAGE_MASK);
-    cpu_insn_step(c);
+    cpu_throw_gp(c, 0);
 }
 
 static void begin_inside(struct bt_cpu *bt)

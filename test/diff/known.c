@@ -37,6 +37,25 @@ static const struct known known[] = {
      "0fa40425c0340020ff" /* shld [0x200034c0], eax, 0xff */
      "ffd1",              /* call rcx */
      {{RAX, 0x83a8cda5d5f156d1}, {RCX, DATA + 0x26ad}}},
+    {"CALL by the slot that it pushes to, of a non-canonical address",
+     true,
+     FLAG_CF,
+     "48894c24f8" /* mov [rsp - 8], rcx */
+     "ff5424f8",  /* call [rsp - 8] */
+     {{RCX, NON_CANONICAL}}},
+    {"RET to a non-canonical address",
+     true,
+     FLAG_CF,
+     "51"      /* push rcx */
+     "c20800", /* ret 8 */
+     {{RCX, NON_CANONICAL}}},
+    {"JMP to a non-canonical address",
+     true,
+     FLAG_CF,
+     "4829c0"  /* sub rax, rax */
+     "51"      /* push rcx */
+     "ff2424", /* jmp [rsp] */
+     {{RCX, NON_CANONICAL}}},
     {"FNSTENV of 14 bytes across pages, EFLAGS.AC",
      false,
      FLAG_AC,
