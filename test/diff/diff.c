@@ -32,6 +32,14 @@ static unsigned component_at(u64 xcr0, unsigned n)
     return b;
 }
 
+/* Stray jumps are not to find what earlier cases have left, nor to run on to where code is. */
+static void clear_code(struct diff *d, u32 start, unsigned bytes)
+{
+    static const u8 hlt[PAGE_SIZE] = {[0 ... PAGE_SIZE - 1] = 0xf4};
+    bare_code(start, hlt, bytes);
+    guest_code(d->g, start, hlt, bytes);
+}
+
 int diff_init(struct diff *d, const struct engine_ops *ops, u64 seed, struct err *e)
 {
     memset(d, 0, sizeof *d);
@@ -43,6 +51,8 @@ int diff_init(struct diff *d, const struct engine_ops *ops, u64 seed, struct err
     if (bare_init(xcr0, guest_fpu_size(d->g), e))
         return -1;
     guest_code(d->g, EXIT, bare_exits(), PAGE_SIZE);
+    for (unsigned at = 0; at < CODE_SIZE; at += PAGE_SIZE)
+        clear_code(d, CODE + at, PAGE_SIZE);
     struct gen_caps caps = {.xcr0 = xcr0,
                             .fpu_size = guest_fpu_size(d->g),
                             .fsgsbase = bare_has_fsgsbase(),
@@ -115,31 +125,58 @@ static void compare_end(struct diff *d)
     compare_u64(d, "error", b->err & mask, g->err & mask);
 }
 
-/* Arithmetic flags that this instruction or those behind it overwrite before anything reads them,
- * within the block. */
+/* Arithmetic flags that what follows instruction k may read before they are overwritten. */
+static u32 flags_behind(const struct test_case *t, unsigned k, const u32 *live)
+{
+    const struct insn *i = &t->in[k];
+    const struct x86_row *row = &x86_rows[i->row];
+    if (!(row->attr & X86_ENDS_BLOCK))
+        return live[k + 1];
+    if (i->fix != FIX_REL)
+        return FLAGS_ARITH;
+    bool goes_on = row->op != X86_JMP_NEAR && row->op != X86_CALL_NEAR;
+    return live[i->label] | (goes_on ? live[k + 1] : 0);
+}
+
+/* And so what instruction k and those behind it may. */
+static u32 flags_read(const struct test_case *t, unsigned k, const u32 *live)
+{
+    const struct x86_row *row = &x86_rows[t->in[k].row];
+    u32 written = row->attr & X86_FLAGS_MAYBE ? 0 : row->flags_written | row->flags_undef;
+    return (flags_behind(t, k, live) & ~written) | (row->flags_read & FLAGS_ARITH);
+}
+
+/* Arithmetic flags that instruction k or those behind it, by direct jumps too, overwrite before
+ * anything reads them: the least solution, from below. */
 static u32 dead_flags(const struct test_case *t, unsigned k)
 {
-    u32 dead = 0, open = FLAGS_ARITH;
-    for (bool ends = false; k < t->n && open && !ends; k++) {
-        const struct x86_row *row = &x86_rows[t->in[k].row];
-        open &= ~(u32)row->flags_read;
-        if (!(row->attr & X86_FLAGS_MAYBE))
-            dead |= open & (row->flags_written | row->flags_undef);
-        open &= ~dead;
-        ends = row->attr & X86_ENDS_BLOCK;
+    u32 live[INSNS_MAX + 1] = {0};
+    live[t->n] = FLAGS_ARITH;
+    for (bool again = true; again;) {
+        again = false;
+        for (unsigned n = t->n; n-- > 0;) {
+            u32 in = flags_read(t, n, live);
+            again |= in != live[n];
+            live[n] = in;
+        }
     }
-    return dead;
+    return FLAGS_ARITH & ~live[k];
 }
 
 /*
- * The translator computes no flags that are dead (find_live() in bt_translate.c). Who is told of a
+ * The translator computes no flags that are dead (find_live() in bt_region.c). Who is told of a
  * fault there finds others in the frame; the guest that goes on after it cannot tell. A jump into
- * the middle of an instruction makes another sequence of these, which is not looked at.
+ * the middle of an instruction makes another sequence of these, which is not looked at, as is one
+ * into the ways out.
  */
 static u32 flags_lost(const struct diff *d)
 {
     u64 at = d->t.start, rip = d->bare.r.rip;
-    if (d->keeps_flags || d->bare.vec < 0 || rip < at || rip >= at + d->t.bytes)
+    if (d->keeps_flags || d->bare.vec < 0)
+        return 0;
+    if (rip >= EXIT && rip < EXIT + PAGE_SIZE)
+        return FLAGS_ARITH;
+    if (rip < at || rip >= at + d->t.bytes)
         return 0;
     for (unsigned k = 0; k < d->t.n; at += d->t.in[k].len, k++)
         if (rip == at)
@@ -284,14 +321,6 @@ static bool two_faults(const struct diff *d)
     return !d->t.m64 && b->vec != g->vec && b->vec >= 0 && b->vec < 32 && g->vec >= 0 &&
            g->vec < 32 && of_operand >> b->vec & of_operand >> g->vec & 1 && b->r.rip == g->r.rip &&
            ended_in(d, row_is_fpu);
-}
-
-/* Stray jumps are not to find what earlier cases have left. */
-static void clear_code(struct diff *d, u32 start, unsigned bytes)
-{
-    static const u8 hlt[sizeof d->t.code] = {[0 ... sizeof d->t.code - 1] = 0xf4};
-    bare_code(start, hlt, bytes);
-    guest_code(d->g, start, hlt, bytes);
 }
 
 bool diff_run(struct diff *d)
