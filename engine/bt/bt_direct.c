@@ -159,6 +159,8 @@ bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
         return true;
     default:
         settle(x, c, &before);
-        return end == DIRECT_KICKED;
+        if (end == DIRECT_BAD_CALL)
+            cpu_throw_gp(c, 0);
+        return end == DIRECT_KICKED || cpu_event_pending(c); /* a trap */
     }
 }

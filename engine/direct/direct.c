@@ -29,8 +29,10 @@
 #define XSTATE_MAX   (64 * KiB)
 #define XSTATE_BV    512 /* SDM vol. 1, 13.4.2 */
 
-/* The flags that code may change at CPL 3 without POPF. */
-#define FLAGS_USER (FLAGS_ARITH | FLAG_DF)
+/* The flags that code may change at CPL 3 without POPF; and those that a POPF may have changed
+ * which was not seen, in the midst of another instruction. */
+#define FLAGS_USER   (FLAGS_ARITH | FLAG_DF)
+#define FLAGS_HIDDEN (FLAG_TF | FLAG_NT | FLAG_AC | FLAG_ID)
 
 /* --- may it? --- */
 
@@ -102,8 +104,8 @@ static void get_regs(struct cpu *c, const struct user_regs_struct *r)
                        r->r8,  r->r9,  r->r10, r->r11, r->r12, r->r13, r->r14, r->r15};
     memcpy(c->reg, g, (c->mode == X86_MODE64 ? 16 : 8) * sizeof(g[0]));
     c->reg[X86_SLOT_RIP] = r->rip;
-    c->aflags = aflags_pack((u32)r->eflags);
-    c->eflags = (c->eflags & ~FLAG_DF) | ((u32)r->eflags & FLAG_DF);
+    u32 theirs = FLAGS_USER | FLAGS_HIDDEN;
+    cpu_set_flags(c, (c->eflags & ~theirs) | ((u32)r->eflags & theirs));
     if (c->mode == X86_MODE64) {
         c->seg[FS].base = r->fs_base;
         c->seg[GS].base = r->gs_base;
@@ -276,10 +278,41 @@ static long put_regs_again(struct space *s, const struct user_regs_struct *r)
     return ptrace(PTRACE_SETREGS, s->pid, NULL, r);
 }
 
-static int trap_code(struct space *s)
+/* After SIGTRAP. */
+static int trapped(struct direct *d, struct space *s, struct user_regs_struct *r)
 {
     siginfo_t si;
-    return ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) ? 0 : si.si_code;
+    int code = ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) ? 0 : si.si_code;
+    if (code == TRAP_TRACE) /* a hidden POPF has set TF */
+        d->cpu->db_pending |= DR6_BS;
+    else if (code != TRAP_HWBKPT) /* one of ours is before its instruction; INT3, INT1: behind */
+        r->rip--;
+    return DIRECT_FAULT;
+}
+
+/* Is it a near CALL by a register or memory? */
+static bool at_indirect_call(struct space *s, u64 rip)
+{
+    u8 code[X86_INSN_MAX + 1] = {0};
+    struct x86_decoded insn;
+    for (unsigned n = 0; n < sizeof(code); n += 8) {
+        errno = 0;
+        u64 word = (u64)ptrace(PTRACE_PEEKTEXT, s->pid, rip + n, NULL);
+        if (errno)
+            break;
+        memcpy(code + n, &word, sizeof(word));
+    }
+    return x86_decode(code, sizeof(code), X86_MODE64, &insn) == X86_OK &&
+           insn.op == X86_CALL_NEAR_IND;
+}
+
+/* #GP of a CALL whose target is not canonical: the return address has been stored, perhaps to where
+ * the target was, so that it is not for the engine to do again. */
+static bool called_nowhere(struct direct *d, struct space *s, const struct user_regs_struct *r)
+{
+    siginfo_t si;
+    return d->cpu->mode == X86_MODE64 && ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) == 0 &&
+           si.si_code == SI_KERNEL && at_indirect_call(s, r->rip);
 }
 
 /* What a stop means; -1: nothing, it may go on. */
@@ -293,21 +326,26 @@ static int judge(struct direct *d, struct space *s, int status, struct user_regs
         r->rax = r->orig_rax;
         return DIRECT_SYSCALL;
     case SIGSEGV:
-        return mend(d, s, r) ? -1 : DIRECT_FAULT;
-    case SIGTRAP: /* a breakpoint of ours; or behind INT3 or INT1 */
-        if (trap_code(s) != TRAP_HWBKPT && trap_code(s) != TRAP_TRACE)
-            r->rip--;
-        return DIRECT_FAULT;
+        if (mend(d, s, r))
+            return -1;
+        return called_nowhere(d, s, r) ? DIRECT_BAD_CALL : DIRECT_FAULT;
+    case SIGTRAP:
+        return trapped(d, s, r);
     default:
         return DIRECT_FAULT;
     }
 }
 
-/* The CPU has the state again. */
+/* The CPU has the state again. EFLAGS.ID is not ptrace(2)'s to clear: a process that has it goes.
+ */
 static enum direct_end leave(struct direct *d, struct space *s, const struct user_regs_struct *r,
                              enum direct_end end)
 {
-    return get_state(d, s, r) ? DIRECT_LOST : end;
+    if (get_state(d, s, r))
+        return DIRECT_LOST;
+    if (r->eflags & FLAG_ID)
+        space_stop(d, s);
+    return end;
 }
 
 static enum direct_end run(struct direct *d, struct space *s)

@@ -13,7 +13,8 @@
  * writable. What cannot be mapped so is left to the engine, an instruction at a time.
  *
  * Not seen: a jump into the midst of an instruction to one of those (they read the host's selectors
- * and the like then, and change nothing); calls of the vsyscall page.
+ * and the like then, and change nothing but flags, which are taken back); calls of the vsyscall
+ * page.
  *
  * Source for what stops are like: ptrace(2), arch/x86 of Linux as documented in
  * Documentation/arch/x86/entry_64.rst.
@@ -27,13 +28,14 @@ struct direct;
 
 /* Why guest code runs no longer. */
 enum direct_end {
-    DIRECT_REFUSED, /* it did not run: the CPU is in a state for which it cannot */
-    DIRECT_AWAY,    /* it did not run: RIP is in a page that is known to be the engine's */
-    DIRECT_KICKED,  /* cpu.poll is set */
-    DIRECT_SYSCALL, /* RIP is at a SYSCALL or INT 80h */
-    DIRECT_FAULT,   /* RIP is at an instruction that is the engine's */
-    DIRECT_BROKEN,  /* it did not run: the host does not let us. Do not try again */
-    DIRECT_LOST,    /* its process was killed, and the CPU's state is lost with it */
+    DIRECT_REFUSED,  /* it did not run: the CPU is in a state for which it cannot */
+    DIRECT_AWAY,     /* it did not run: RIP is in a page that is known to be the engine's */
+    DIRECT_KICKED,   /* cpu.poll is set */
+    DIRECT_SYSCALL,  /* RIP is at a SYSCALL or INT 80h */
+    DIRECT_FAULT,    /* RIP is at an instruction that is the engine's */
+    DIRECT_BAD_CALL, /* RIP is at a CALL that ends in #GP(0), but has stored its return address */
+    DIRECT_BROKEN,   /* it did not run: the host does not let us. Do not try again */
+    DIRECT_LOST,     /* its process was killed, and the CPU's state is lost with it */
     DIRECT_ENDS
 };
 

@@ -56,6 +56,13 @@ static const struct known known[] = {
      "51"      /* push rcx */
      "ff2424", /* jmp [rsp] */
      {{RCX, NON_CANONICAL}}},
+    {"a hidden POPF that sets ID, NT and AC", true, 0,
+     "6802422400" /* push 0x244202 */
+     "eb01"       /* jmp behind the next instruction's opcode */
+     "b89d909090" /* mov eax, ...: popf; nop; nop; nop */
+     "4801c8"     /* add rax, rcx */
+     "9c58"},     /* pushf; pop rax */
+    {"PUSHF behind it", true, 0, "9c58"},
     {"FNSTENV of 14 bytes across pages, EFLAGS.AC",
      false,
      FLAG_AC,
