@@ -61,6 +61,8 @@ int diff_init(struct diff *d, const struct engine_ops *ops, u64 seed, struct err
                             .at_opmask = component_at(xcr0, 5),
                             .at_zmm_hi256 = component_at(xcr0, 6),
                             .at_hi16_zmm = component_at(xcr0, 7)};
+    static const u32 mxcsr = 0x1f80;
+    memcpy(d->clean + 24, &mxcsr, 4);
     gen_init(&d->gen, &caps, seed);
     for (unsigned n = 0; n < 64; n++) /* all parts of a state are made now and then */
         gen_state(&d->gen, &d->t, true);
@@ -332,7 +334,8 @@ bool diff_run(struct diff *d)
     d->gen.next_start = start + t->bytes;
     bare_code(start, t->code, t->bytes);
     guest_code(d->g, start, t->code, t->bytes);
-    struct input in = {.m64 = t->m64, .r = t->r, .mem = t->mem, .fpu = t->uses_fpu ? t->fpu : NULL};
+    struct input in = {
+        .m64 = t->m64, .r = t->r, .mem = t->mem, .fpu = t->uses_fpu ? t->fpu : d->clean};
     bare_run(&in, &d->bare);
     guest_run(d->g, &in, &d->guest);
     d->runs++;

@@ -11,6 +11,7 @@ struct diff {
     struct gen gen;
     struct test_case t;
     struct outcome bare, guest;
+    u8 clean[FPU_MAX] __attribute__((aligned(64))); /* for cases that find FP code by stray jumps */
     u64 runs, done, bad;
     u64 cut_short;   /* ended on the bare CPU, but not under the engine in the time it has */
     char what[4096]; /* the last difference */
