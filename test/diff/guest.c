@@ -46,14 +46,17 @@ enum {
 /* After this much of the thread's own time, looked at once a tick, a round is taken for a loop. */
 #define ROUND_NS 100000000
 #define TICK_NS  20000000
+/* Or this much in all: code that is executed directly takes none of the thread's. */
+#define ROUND_MOST_NS 5000000000
 
 struct watchdog {
     pthread_t thread;
     pthread_mutex_t lock;
     struct cpu *c;
     bool exists, running, stop;
-    clockid_t clock; /* of the thread that runs sequences: however busy the host is */
-    u64 since;       /* when this round was first seen; 0: not yet */
+    clockid_t clock;  /* of the thread that runs sequences: however busy the host is */
+    u64 since, began; /* when this round was first seen, by that clock and in all; 0: not yet */
+    struct engine *en;
 };
 
 struct guest {
@@ -173,20 +176,23 @@ static void make_idt(struct guest *g)
 
 /* --- the watchdog --- */
 
-static u64 time_used(const struct watchdog *w)
+static u64 time_of(clockid_t clock)
 {
     struct timespec ts = {0};
-    clock_gettime(w->clock, &ts);
+    clock_gettime(clock, &ts);
     return (u64)ts.tv_sec * 1000000000 + (u64)ts.tv_nsec;
 }
 
 static void look(struct watchdog *w)
 {
-    u64 now = time_used(w);
-    if (!w->since)
+    u64 now = time_of(w->clock), all = time_of(CLOCK_MONOTONIC);
+    if (!w->since) {
         w->since = now;
-    else if (now - w->since >= ROUND_NS)
+        w->began = all;
+    } else if (now - w->since >= ROUND_NS || all - w->began >= ROUND_MOST_NS) {
         cpu_event_set(w->c, EV_EXIT);
+        w->en->ops->kick(w->en, w->c);
+    }
 }
 
 static void *watch(void *arg)
@@ -205,10 +211,11 @@ static void *watch(void *arg)
 }
 
 /* Without signals: those of bare.c are for the thread that runs sequences. */
-static int start_watchdog(struct watchdog *w, struct cpu *c, struct err *e)
+static int start_watchdog(struct watchdog *w, struct engine *en, struct cpu *c, struct err *e)
 {
     sigset_t all, was;
     w->c = c;
+    w->en = en;
     pthread_mutex_init(&w->lock, NULL);
     pthread_getcpuclockid(pthread_self(), &w->clock);
     sigfillset(&all);
@@ -358,7 +365,7 @@ static int make_cpu(struct guest *g, struct err *e)
     if (!g->fpu || cpu_fpu_size(g->c) > FPU_MAX)
         return err_set(e, "FP state of %u bytes", cpu_fpu_size(g->c));
     memset(g->fpu, 0, FPU_MAX);
-    return g->ops == &engine_bt ? start_watchdog(&g->dog, g->c, e) : 0;
+    return g->ops == &engine_bt ? start_watchdog(&g->dog, g->en, g->c, e) : 0;
 }
 
 struct guest *guest_new(const struct engine_ops *ops, struct err *e)
