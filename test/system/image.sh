@@ -71,7 +71,11 @@ same() {
 }
 trap 'popf kill image >/dev/null 2>&1' EXIT
 
-want "start" 0 popf run -d --name image --engine "$engine" -m 1G --net user "$image,overlay" || exit 0
+mkdir -p "$home/shared"
+echo shared >"$home/shared/file"
+chmod -R a+rX "$home/shared"
+want "start" 0 popf run -d --name image --engine "$engine" -m 1G --net user \
+    --share "$home/shared:/srv/nine" --share "$home/shared:/srv/a-name/of-fs:virtiofs" "$image,overlay" || exit 0
 if ! limit=200 want "the agent answers, systemd has started" 0 \
     popf exec --wait 180 image -- systemctl is-system-running --wait; then
     popf logs image | tail -n 5 >&2
@@ -83,6 +87,9 @@ want "no such command" 127 popf exec image nosuchcommand
 want "root is mounted" 0 popf exec image -- sh -c '[ "$(findmnt -n -o LABEL /)" = popf-root ]'
 want "ssh listens" 0 popf exec image -- sh -c 'ss -ltn | grep -q :22'
 want "the network is up" 0 popf exec image -- sh -c 'ip -4 addr show scope global | grep -q inet'
+
+want "a folder is there by 9p" 0 popf exec image -- grep -q shared /srv/nine/file
+want "a folder is there by virtio-fs" 0 popf exec image -- grep -q shared /srv/a-name/of-fs/file
 
 # Through pipes, a terminal, and files both ways.
 head -c 3000000 /dev/urandom >"$home/data"
