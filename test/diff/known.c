@@ -62,6 +62,11 @@ static const struct known known[] = {
      "b89d909090" /* mov eax, ...: popf; nop; nop; nop */
      "4801c8"     /* add rax, rcx */
      "9c58"},     /* pushf; pop rax */
+    {"a hidden POPF that sets TF", true, 0,
+     "6802030000" /* push 0x302 */
+     "eb01"       /* jmp behind the next instruction's opcode */
+     "b89d909090" /* mov eax, ...: popf; nop; nop; nop */
+     "4801c8"},   /* add rax, rcx */
     {"PUSHF behind it", true, 0, "9c58"},
     {"FNSTENV of 14 bytes across pages, EFLAGS.AC",
      false,
