@@ -283,9 +283,9 @@ static int trapped(struct direct *d, struct space *s, struct user_regs_struct *r
 {
     siginfo_t si;
     int code = ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) ? 0 : si.si_code;
-    if (code == TRAP_TRACE) /* a hidden POPF has set TF */
+    if (code == TRAP_TRACE && r->eflags & FLAG_TF) /* a hidden POPF has set it */
         d->cpu->db_pending |= DR6_BS;
-    else if (code != TRAP_HWBKPT) /* one of ours is before its instruction; INT3, INT1: behind */
+    else if (code != TRAP_HWBKPT && code != TRAP_TRACE) /* INT3, INT1; one of ours comes before */
         r->rip--;
     return DIRECT_FAULT;
 }
