@@ -9,7 +9,7 @@
 #include "direct.h"
 
 #define VEC_TLB 0x51
-#define ROUNDS  300u
+#define ROUNDS  100u
 
 enum { IDLE, MODIFY, WATCH, CALL };
 
@@ -40,10 +40,10 @@ SNIP(second, "xor %r8d, %r8d",
      "6: incl 24(%rbx); jmp 1b");
 
 /* RBX: shared; RSI: RW_VA. The first writes code, the other waits for it and runs it. */
-SNIP(modify, "mov $300, %ecx",
+SNIP(modify, "mov $60, %ecx",
      "1: mov %ecx, 1(%rsi); mov %ecx, 4(%rbx); 2: pause; cmp %ecx, 8(%rbx); jne 2b; "
      "cmp %ecx, 12(%rbx); je 3f; lock incl 16(%rbx); 3: dec %ecx; jnz 1b");
-SNIP(write_beside, "mov $2000, %ecx", "1: incl 0x800(%rsi); dec %ecx; jnz 1b");
+SNIP(write_beside, "mov $500, %ecx", "1: incl 0x800(%rsi); dec %ecx; jnz 1b");
 
 /* --- the second processor --- */
 
@@ -172,7 +172,7 @@ static void test_beside(void)
     for (unsigned n = 1; n <= 10; n++) {
         set_mode(n & 1 ? CALL : IDLE);
         first(&write_beside);
-        bad += c.vec != VEC_DONE || *(volatile u32 *)(frame[0] + 0x800) != 2000 * n || shared.wrong;
+        bad += c.vec != VEC_DONE || *(volatile u32 *)(frame[0] + 0x800) != 500 * n || shared.wrong;
     }
     set_mode(IDLE);
     ok(!bad && shared.beats, "written beside code that the other runs, %u wrong", bad);
@@ -197,7 +197,7 @@ static void test_window(void)
 static void test_tally(void)
 {
     volatile u32 *tally = (volatile u32 *)frame[3];
-    unsigned bad = 0, still = 0;
+    unsigned bad = 0;
     handler[PF] = on_fault;
     for (u32 n = 1; n <= ROUNDS; n++) {
         *pte(TALLY) = (u64)frame[3] | P | U | NX | A | D;
@@ -206,14 +206,11 @@ static void test_tally(void)
         udelay(n % 8 * 10);
         bad += *tally != was;
         *pte(TALLY) = (u64)frame[3] | P | W | U | NX | A; /* not D */
-        u32 from = usec();
-        while (*tally == was && usec() - from < 200000)
+        while (*tally == was)
             cpu_relax();
-        still += *tally == was;
         bad += !(*pte(TALLY) & D);
     }
-    ok(!bad && !still && faults, "a page made read-only while the other writes, %u wrong, %u stand",
-       bad, still);
+    ok(!bad && faults, "a page made read-only while the other writes, %u wrong", bad);
     set_mode(IDLE);
     handler[PF] = NULL;
 }
