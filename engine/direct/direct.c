@@ -48,6 +48,12 @@ static bool is_plain(const struct seg *s)
     return s->sel < 4 || (s->rd_end >> 32 && s->wr_end >> 32);
 }
 
+/* ptrace takes no others; code may set them by WRFSBASE. */
+static bool can_put_bases(u64 fs, u64 gs)
+{
+    return fs < TASK_END && gs < TASK_END;
+}
+
 static bool may_run(const struct cpu *c)
 {
     u32 odd =
@@ -57,7 +63,7 @@ static bool may_run(const struct cpu *c)
         !(c->cr4 & CR4_OSFXSR) || c->cr0 & (CR0_EM | CR0_TS))
         return false;
     if (c->mode == X86_MODE64)
-        return c->efer & EFER_SCE && !((c->seg[FS].base | c->seg[GS].base) >> 47);
+        return c->efer & EFER_SCE && can_put_bases(c->seg[FS].base, c->seg[GS].base);
     return c->mode == X86_MODE32 && !c->seg[CS].base && c->seg[CS].limit == 0xffffffff &&
            flat(c, DS) && flat(c, ES) && flat(c, SS) && c->seg[SS].attr & SEG_DB &&
            is_plain(&c->seg[FS]) && is_plain(&c->seg[GS]);
@@ -326,7 +332,7 @@ static int judge(struct direct *d, struct space *s, int status, struct user_regs
         r->rax = r->orig_rax;
         return DIRECT_SYSCALL;
     case SIGSEGV:
-        if (mend(d, s, r))
+        if (can_put_bases(r->fs_base, r->gs_base) && mend(d, s, r))
             return -1;
         return called_nowhere(d, s, r) ? DIRECT_BAD_CALL : DIRECT_FAULT;
     case SIGTRAP:
@@ -359,6 +365,8 @@ static enum direct_end run(struct direct *d, struct space *s)
             return DIRECT_LOST;
         if (!status && atomic_load(&d->cpu->poll))
             return leave(d, s, &r, DIRECT_KICKED);
+        if (!status && !can_put_bases(r.fs_base, r.gs_base))
+            return leave(d, s, &r, DIRECT_FAULT);
         if (!status) {
             if (direct_catch_up(d, s) || put_regs_again(s, &r))
                 return DIRECT_LOST;

@@ -207,6 +207,8 @@ static int guard(struct direct *d, struct space *s, gva_t la, const struct verdi
     for (unsigned k = 0; k < s->nbreakpoints; k++) /* it may have been mapped before */
         if ((s->breakpoint[k] & ~PAGE_MASK) != la)
             s->breakpoint[kept++] = s->breakpoint[k];
+    if (kept == s->nbreakpoints && !v->n)
+        return 0;
     s->nbreakpoints = kept;
     if (s->nbreakpoints + v->n > BREAKPOINTS) {
         for (unsigned k = 0; k < s->nbreakpoints; k++) {
@@ -246,7 +248,7 @@ static int fill(struct direct *d, struct space *s, gva_t la, const struct target
     struct run run = {0};
     if (t->rights & MAP_EXEC) { /* others are looked at when they are run */
         const struct verdict *v = &d->verdict[t->page];
-        return check_before(d, s, la) || (v->n && guard(d, s, la, v)) || put(d, s, &run, la, t) ||
+        return check_before(d, s, la) || guard(d, s, la, v) || put(d, s, &run, la, t) ||
                end_run(d, s, &run);
     }
     for (gva_t at = from; at < from + (pages << PAGE_SHIFT); at += PAGE_SIZE) {

@@ -445,6 +445,32 @@ SNIP(store_fp, "add $64, %rbx",
 SNIP(load_ymm, "", "vmovdqu (%rbx), %ymm3; vmovdqu 32(%rbx), %ymm12");
 SNIP(store_ymm, "", "vmovdqu %ymm3, 64(%rbx); vmovdqu %ymm12, 96(%rbx)");
 
+SNIP(set_base, "", "wrfsbase %rbx; movl $5, (%rsi); mov (%rdi), %eax; rdfsbase %rbx");
+
+/* Bases that no process of the host's may be given, and then pages that have not been touched. */
+static void test_high_bases(void)
+{
+    static const u64 base[] = {0xffff800000000000, ~0ul, 0x7ffffffff800, 0x7fffffffffff, 0};
+    unsigned bad = 0;
+    for (unsigned n = 0; n < ARRAY_SIZE(base); n++) {
+        map(DATA + PAGE, frame[7], P | W | U | NX);
+        map(DATA + 20 * PAGE, frame[8], P | W | U | NX);
+        wrmsr(MSR_FS_BASE, 0);
+        *(volatile u32 *)frame[7] = 0;
+        *(volatile u32 *)frame[8] = n + 9;
+        load_code(&set_base);
+        c.gpr[BX] = base[n];
+        c.gpr[SI] = DATA + PAGE;
+        c.gpr[DI] = DATA + 20 * PAGE;
+        run(&c);
+        bad += c.vec != VEC_DONE || c.gpr[BX] != base[n] || c.gpr[AX] != n + 9 ||
+               *(volatile u32 *)frame[7] != 5 || rdmsr(MSR_FS_BASE) != base[n];
+        go(&get_flags, 0);
+        bad += c.vec != VEC_DONE || rdmsr(MSR_FS_BASE) != base[n];
+    }
+    ok(!bad, "WRFSBASE with any base, %u wrong", bad);
+}
+
 static void test_bases(void)
 {
     if (!cpu_has(7, 1, 0)) {
@@ -465,6 +491,7 @@ static void test_bases(void)
     ok(go(&fs_load, DATA + 16 - 0xffff800000000000) == 7, "a base in the upper half");
     wrmsr(MSR_FS_BASE, 0);
     wrmsr(MSR_GS_BASE, 0);
+    test_high_bases();
     write_cr4(read_cr4() & ~(word)CR4_FSGSBASE);
 }
 
