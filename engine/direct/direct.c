@@ -226,6 +226,7 @@ static struct space *prepare(struct direct *d)
     if (!s)
         return NULL;
     s->last_used = ++d->clock;
+    d->same_rip = 0;
     stay_near(s);
     if (measure_xstate(d, s) || space_move_stub(d, s) || direct_catch_up(d, s))
         return NULL;

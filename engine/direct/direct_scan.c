@@ -91,6 +91,22 @@ static bool may_run(const struct cpu *c, const struct x86_decoded *d, const stru
     }
 }
 
+/* XBEGIN, XABORT, XTEST: popf has none, but the host may. */
+static bool is_transaction(const u8 *p)
+{
+    return ((p[0] == 0xc7 || p[0] == 0xc6) && p[1] == 0xf8) ||
+           (p[0] == 0x0f && p[1] == 0x01 && p[2] == 0xd6);
+}
+
+static void found(struct verdict *v, unsigned at)
+{
+    if (at < SCAN_BEFORE)
+        return;
+    if (v->n < BREAKPOINTS)
+        v->at[v->n] = (s16)(at - SCAN_BEFORE);
+    v->n += v->n <= BREAKPOINTS;
+}
+
 /* Decodes from an offset on, until the end or what has been seen. */
 static void sweep(const struct cpu *c, const struct scan_page *p, const struct scan_rules *rules,
                   unsigned at, u64 *seen, struct verdict *v)
@@ -101,14 +117,13 @@ static void sweep(const struct cpu *c, const struct scan_page *p, const struct s
         if (x86_decode(p->code + at, (unsigned)sizeof(p->code) - at,
                        rules->mode64 ? X86_MODE64 : X86_MODE32, &d) != X86_OK) {
             v->crosses |= at + 15 > SCAN_BEFORE + PAGE_SIZE;
+            if (is_transaction(p->code + at))
+                found(v, at);
             at++; /* data, or what faults here as there */
             continue;
         }
-        if (at >= SCAN_BEFORE && !may_run(c, &d, rules)) {
-            if (v->n < BREAKPOINTS)
-                v->at[v->n] = (s16)(at - SCAN_BEFORE);
-            v->n += v->n <= BREAKPOINTS;
-        }
+        if (!may_run(c, &d, rules))
+            found(v, at);
         at += d.i.len;
         v->crosses |= at > SCAN_BEFORE + PAGE_SIZE;
     }
