@@ -147,7 +147,7 @@ struct cpu_context {
     u16 user_epoch; /* 0: unused */
     bool unsure;    /* flushed since */
     u32 space_epoch;
-    u8 npages;      /* more than CONTEXT_PAGES: not all are listed */
+    u8 npages; /* more than CONTEXT_PAGES: not all are listed */
     struct {
         gva_t la;
         gpa_t gpa;

@@ -1,6 +1,5 @@
 #include "dev/virtio_balloon.h"
 
-
 #define F_DEFLATE_ON_OOM BIT(2)
 #define F_REPORTING      BIT(5)
 #define CONFIG_SIZE      8 /* num_pages, actual */

@@ -497,6 +497,10 @@ static void test_bases(void)
 
 static void test_fpu(void)
 {
+    if (cmdline_number("sanitized", 0)) { /* CONTRIBUTING says what they do to vector registers */
+        ok(1, "x87 and SSE are kept # SKIP in a build with sanitizers");
+        return;
+    }
     u32 *d = (u32 *)frame[6];
     for (unsigned n = 0; n < 12; n++)
         d[n] = 0x01010101 * (n + 1);

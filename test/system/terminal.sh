@@ -59,10 +59,10 @@ $AS_USER "$POPF" run $guest --timeout 1 -a "console=ttyS0 quiet run=sleep 1000" 
 [ $status = 124 ] && ok "time-out" || not_ok "time-out" "status $status"
 
 # Signals end it, and are seen to have done so. (A shell without job control starts background
-# commands with SIGINT ignored: hence env.)
+# commands with SIGINT ignored, nohup everything with SIGHUP: hence env.)
 for sig in TERM INT HUP; do
     rm -f "$SCRATCH/pid"
-    sh -c 'echo $$ >"$1"; shift; exec env --default-signal=INT "$@"' sh "$SCRATCH/pid" "$POPF" run \
+    sh -c 'echo $$ >"$1"; shift; exec env --default-signal=INT,HUP "$@"' sh "$SCRATCH/pid" "$POPF" run \
         $guest --timeout 30 -a "console=ttyS0 quiet run=sleep 1000" </dev/null >/dev/null 2>&1 &
     sleep 1
     kill -s $sig "$(cat "$SCRATCH/pid")"
