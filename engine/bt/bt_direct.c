@@ -24,8 +24,8 @@
 
 /* Nanoseconds of processor time. */
 #define RETURN_COST 8000    /* of leaving, for caches and what follows */
-#define CREDIT_MOST 2000000 /* what may be lost before */
-#define DEBT_MOST   2000000 /* there is a pause */
+#define CREDIT_MOST 4000000 /* what may be lost before */
+#define DEBT_MOST   4000000 /* there is a pause */
 #define LONG_STAY   700000  /* makes a page of code known */
 
 /* Two bits by page. */
@@ -109,15 +109,11 @@ static void give_up(struct bt_direct *x, struct cpu *c)
         madvise(x->known, known_size(c), MADV_DONTNEED);
 }
 
-/*
- * Translated, the code would have taken more than twice as long. Mappings are there for the next
- * stays, too: they count half.
- */
+/* Translated, the code would have taken more than twice as long. */
 static void settle(struct bt_direct *x, struct cpu *c, const struct direct_stats *before)
 {
     const struct direct_stats *now = direct_stats(x->d);
-    u64 inside = now->inside - before->inside, mapping = now->mapping - before->mapping;
-    u64 outside = now->outside - before->outside - mapping / 2;
+    u64 inside = now->inside - before->inside, outside = now->outside - before->outside;
     x->account += (s64)(inside + inside / 2) - (s64)outside - RETURN_COST;
     if (inside > LONG_STAY)
         note_page(x, c, KNOWN);

@@ -14,7 +14,7 @@
  *
  * Not seen: a jump into the midst of an instruction to one of those (they read the host's selectors
  * and the like then, and change nothing but flags, which are taken back); calls of the vsyscall
- * page.
+ * page; XTEST, and instructions that the host has and popf does not know, where CPUID offers none.
  *
  * Source for what stops are like: ptrace(2), arch/x86 of Linux as documented in
  * Documentation/arch/x86/entry_64.rst.

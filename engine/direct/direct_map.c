@@ -112,6 +112,7 @@ static bool scan(struct direct *d, gva_t la, u64 page, const u8 *bytes, unsigned
         memcpy(v->behind, behind, sizeof(v->behind));
         v->key = key;
         v->scan = ++d->nscans;
+        v->evicted = 0;
     }
     return v->n <= (d->breaks ? BREAKPOINTS : 0);
 }
@@ -197,6 +198,18 @@ static int put(struct direct *d, struct space *s, struct run *run, gva_t la, con
     return 0;
 }
 
+/* The page is not executable any more: its breakpoints are wanted elsewhere. */
+static int evict(struct direct *d, struct space *s, gva_t la)
+{
+    struct mapping *m = find(s, la >> PAGE_SHIFT);
+    if (!m || !(m->rights & MAP_EXEC))
+        return 0;
+    struct verdict *v = &d->verdict[m->page];
+    if (++v->evicted > EVICTED_MOST)
+        v->n = BREAKPOINTS + 1;
+    return unmap(d, s, m);
+}
+
 /*
  * The page's instructions that must not run get breakpoints. Where there are too many, all pages
  * that have some make room.
@@ -211,12 +224,9 @@ static int guard(struct direct *d, struct space *s, gva_t la, const struct verdi
         return 0;
     s->nbreakpoints = kept;
     if (s->nbreakpoints + v->n > BREAKPOINTS) {
-        for (unsigned k = 0; k < s->nbreakpoints; k++) {
-            gva_t page = s->breakpoint[k] & ~PAGE_MASK;
-            if (rights_of(s, page >> PAGE_SHIFT) & MAP_EXEC &&
-                unmap(d, s, find(s, page >> PAGE_SHIFT)))
+        for (unsigned k = 0; k < s->nbreakpoints; k++)
+            if (evict(d, s, s->breakpoint[k] & ~PAGE_MASK))
                 return -1;
-        }
         s->nbreakpoints = 0;
     }
     for (unsigned k = 0; k < v->n; k++)

@@ -26,7 +26,8 @@ struct command {
 };
 #define COMMANDS_MAX (PAGE_SIZE / sizeof(struct command))
 
-#define BREAKPOINTS 4 /* DR0 to DR3 */
+#define BREAKPOINTS  4  /* DR0 to DR3 */
+#define EVICTED_MOST 16 /* a page that is so often in others' way is not executed any more */
 
 #define MAP_READ  1u
 #define MAP_WRITE 2u
@@ -80,7 +81,8 @@ struct verdict {
     u16 n;               /* of these; more than BREAKPOINTS: it is not to be executed */
     bool crosses;        /* what is behind the page plays a part: its last instruction's end */
     u8 behind[15];
-    u32 scan; /* number of the scan that found this */
+    u32 scan;    /* number of the scan that found this */
+    u16 evicted; /* times that its breakpoints made room for others */
 };
 
 /* Pages of mem that lost their writers and await being unmapped. */
