@@ -147,7 +147,8 @@ struct bt_direct {
     bool want;                /* CPL 3 code goes there */
     u16 user_epoch;           /* of the streak */
     unsigned streak;          /* samples */
-    s64 account;              /* ticks gained */
+    s64 account;              /* processor time gained, ns */
+    unsigned losses;          /* stays in a row that gained nothing */
     unsigned pauses;          /* since the account was full */
     u8 *known;                /* two bits by page of mem: code that computes; NULL: none yet */
     unsigned pause;           /* samples until the next try */

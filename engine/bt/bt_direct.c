@@ -26,6 +26,7 @@
 #define RETURN_COST 8000    /* of leaving, for caches and what follows */
 #define CREDIT_MOST 4000000 /* what may be lost before */
 #define DEBT_MOST   4000000 /* there is a pause */
+#define LOSSES_MOST 12      /* stays in a row */
 #define LONG_STAY   700000  /* makes a page of code known */
 
 /* Two bits by page. */
@@ -104,6 +105,7 @@ static void give_up(struct bt_direct *x, struct cpu *c)
     x->want = false;
     x->streak = 0;
     x->account = 0;
+    x->losses = 0;
     x->pause = 1u << min_u64(PAUSE_SHORTEST + x->pauses++, PAUSE_LONGEST);
     if (x->known) /* somebody among them is to blame */
         madvise(x->known, known_size(c), MADV_DONTNEED);
@@ -114,14 +116,19 @@ static void settle(struct bt_direct *x, struct cpu *c, const struct direct_stats
 {
     const struct direct_stats *now = direct_stats(x->d);
     u64 inside = now->inside - before->inside, outside = now->outside - before->outside;
-    x->account += (s64)(inside + inside / 2) - (s64)outside - RETURN_COST;
+    s64 gain = (s64)(inside + inside / 2) - (s64)outside - RETURN_COST;
+    x->account += gain;
+    if (gain >= 0)
+        x->losses = 0;
+    else if (now->faults == before->faults) /* what was mapped is there for the next time */
+        x->losses++;
     if (inside > LONG_STAY)
         note_page(x, c, KNOWN);
     if (x->account > CREDIT_MOST) {
         x->account = CREDIT_MOST;
         x->pauses = 0;
     }
-    if (x->account < -DEBT_MOST && !x->always)
+    if ((x->account < -DEBT_MOST || x->losses > LOSSES_MOST) && !x->always)
         give_up(x, c);
 }
 
