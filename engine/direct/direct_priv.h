@@ -66,9 +66,12 @@ struct space {
     u32 *hash;                   /* by la_page: index of a mapping, plus 1; open addressing */
     u64 breakpoint[BREAKPOINTS]; /* linear addresses */
     unsigned nbreakpoints;
+    u64 overhead;       /* ns of its time that a stay takes beyond the guest's */
     bool large;         /* pages of 2 MiB and more were mapped */
     _Atomic u64 *wrote; /* a bit by page of mem: may be writable */
 };
+
+#define OVERHEAD_MOST 60000 /* ns */
 
 #define SPACES 4
 

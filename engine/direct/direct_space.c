@@ -234,6 +234,7 @@ int space_unmap(struct direct *d, struct space *s, gva_t la, u64 bytes)
 int space_break(struct direct *d, struct space *s, const u64 *la, unsigned n)
 {
     u64 enable = 0;
+    s->overhead = OVERHEAD_MOST;
     for (unsigned k = 0; k < n; k++) {
         enable |= 1ull << 2 * k; /* DR7: local, execution */
         if (ptrace(PTRACE_POKEUSER, s->pid, offsetof(struct user, u_debugreg) + 8 * k, la[k]))
@@ -330,6 +331,7 @@ static int start(struct direct *d, struct space *s)
     if (pid < 0)
         return -1;
     s->pid = pid;
+    s->overhead = OVERHEAD_MOST;
     d->stats.spaces++;
     return settle(d, s);
 }
