@@ -17,6 +17,7 @@
 #include "engine/bt/bt.h"
 #include "engine/direct/direct.h"
 
+#define STREAK_SURE    5    /* ... that end a pause: it may have been for others */
 #define STREAK         2    /* samples in a row */
 #define AWAY_MOST      2000 /* between samples: each costs as much as a hundred instructions */
 #define PAUSE_SHORTEST 2    /* logarithms, in samples */
@@ -92,11 +93,12 @@ void bt_direct_sample(struct cpu *c, struct bt_cpu *bt)
         return;
     }
     x->away = 0;
-    if (x->pause) {
+    x->streak++;
+    if (x->pause && x->streak < STREAK_SURE) {
         x->pause--;
         return;
     }
-    x->streak++;
+    x->pause = 0;
     x->want |= x->streak >= STREAK;
 }
 
