@@ -229,6 +229,8 @@ static int guard(struct direct *d, struct space *s, gva_t la, const struct verdi
                 return -1;
         s->nbreakpoints = 0;
     }
+    if (v->n > BREAKPOINTS) /* it was in its own way, at another address, once too often */
+        return -1;
     for (unsigned k = 0; k < v->n; k++)
         s->breakpoint[s->nbreakpoints++] = la + (u64)v->at[k];
     if (space_flush(d, s))
