@@ -159,8 +159,7 @@ static const struct bt_exit *enter(struct cpu *c, struct bt_cpu *bt, const struc
     unsigned view = (unsigned)c->emitted[BT_VIEW];
     u64 tag = rip + (BT_USER(view) ? c->emitted[BT_SALT] : 0);
     const u8 *code = bt->map.run + b->far[view % 3];
-    if (!BT_USER(view) || !bt->direct.want)
-        bt_remember(bt, view, tag, code);
+    bt_remember(bt, view, tag, code);
     c->emitted[BT_R14] = tag;
     c->emitted[BT_RESUME] = (u64)code;
     c->emitted[BT_LINK] = 0;
@@ -187,7 +186,7 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt, struct engine_result *r
             bt_direct_sample(c, bt);
             return;
         }
-        if (unlikely(bt->direct.want) && c->cpl == 3 && bt_direct_run(c, bt, &res->err)) {
+        if (unlikely(c->emitted[BT_ARRIVE]) && bt_direct_run(c, bt, &res->err)) {
             if (res->err.msg[0])
                 return;
             continue;
@@ -204,8 +203,8 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt, struct engine_result *r
             link = NULL;
             continue;
         }
-        if (unlikely(bt->direct.known) && c->cpl == 3 && !bt->direct.want &&
-            bt_direct_knows(&bt->direct, b->page)) {
+        if (unlikely(bt->direct.known) && c->cpl == 3 && !c->emitted[BT_ARRIVE] &&
+            bt_direct_knows(c, bt, b->page)) {
             link = NULL;
             continue;
         }
@@ -217,7 +216,7 @@ static void run_blocks(struct cpu *c, struct bt_cpu *bt, struct engine_result *r
             link = NULL;
         if (can)
             bt_enter_view(c, view);
-        bool ready = can && translated(c, bt, b, view % 3);
+        bool ready = can && likely(!bt->direct.away) && translated(c, bt, b, view % 3);
         if (bt->interp.flushes != flushes) { /* b is gone */
             link = NULL;
             continue;
@@ -578,7 +577,7 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
     bt->set = &b->set;
     bt->engine = b;
     bt->direct.off = b->set.no_direct;
-    bt->direct.always = bt->direct.want = b->set.always_direct;
+    bt->direct.always = b->set.always_direct;
     size_t first = max_u64(6 * MiB / (b->cfg.ncpus ? b->cfg.ncpus : 1), 1 * MiB);
     size_t most = max_u64(BT_ARENA(bt->set->code_size), first);
     if (cpu_shadow_init(c, e) < 0 || make_tables(bt, e) < 0 ||
@@ -593,6 +592,7 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
     bt->interp.fpu_gen = cpu_fpu_generation(c);
     c->engine = bt;
     c->emitted[BT_SELF] = (u64)c;
+    c->emitted[BT_ARRIVE] = bt->direct.always ? BT_ARRIVE_ASK : 0;
     enlist(b, bt);
     return 0;
 }

@@ -43,6 +43,7 @@ enum bt_word {
     BT_TARGET,   /* of an indirect call, while its return address is pushed; value of a PUSH */
     BT_IN_CODE,  /* 1 while emitted code runs: other CPUs wait for it to be 0 */
     BT_SALT,     /* of the user views' jump table: the address space */
+    BT_ARRIVE,   /* of bits BT_ARRIVE_x */
     BT_SCRATCH,
     BT_VIEW,                    /* the view that emitted code is in, or was last */
     BT_VIEW_ESP,                /* by view: its prediction stack while another view runs */
@@ -52,6 +53,10 @@ enum bt_word {
     BT_LOOKUPS,                 /* look-ups in jump tables, likewise */
     BT_WORDS
 };
+
+/* User code that the kernel returns to is asked about (bt_direct.c); and is there. */
+#define BT_ARRIVE_ASK  1
+#define BT_ARRIVE_HERE 2
 
 /*
  * An indirect branch has been committed by the time that its target turns out not to be canonical:
@@ -140,11 +145,17 @@ struct bt_settings {
     int perf_map; /* file descriptor; -1: none */
     bool no_direct, always_direct;
 };
+/* What stays that began at a place have gained. */
+struct bt_guess {
+    u32 place; /* physical, but for what the table's index says */
+    s32 gain;  /* ns, a running mean */
+};
+#define BT_GUESSES 1024
+
 /* bt_direct.c: user code that is executed directly. */
 struct bt_direct {
     struct direct *_Atomic d; /* NULL: not yet */
     bool off, always;         /* always: for tests */
-    bool want;                /* CPL 3 code goes there */
     u16 user_epoch;           /* of the streak */
     unsigned streak;          /* samples */
     s64 account;              /* processor time gained, ns */
@@ -152,7 +163,11 @@ struct bt_direct {
     unsigned pauses;          /* since the account was full */
     u8 *known;                /* two bits by page of mem: code that computes; NULL: none yet */
     unsigned pause;           /* samples until the next try */
-    unsigned away; /* times since a sample that code was in pages that are not run there */
+    unsigned declined;        /* arrivals in a row from which a stay would gain nothing */
+    u64 declines;             /* in all */
+    unsigned away; /* blocks that may yet be interpreted, in a page that must not run there */
+    struct bt_guess *regret; /* of where an arrival was declined, and no other has been since */
+    struct bt_guess guess[BT_GUESSES];
 };
 #define BT_CODE_SIZE     (64 * MiB)
 #define BT_CODE_SIZE_MIN (1 * MiB)
@@ -318,11 +333,11 @@ void bt_perfmap_add(int fd, const u8 *code, u64 size, u64 rip, unsigned view);
 
 /* An event is about to be taken: whose time was it? */
 void bt_direct_sample(struct cpu *c, struct bt_cpu *bt);
-/* CPL 3 code in this page of mem is known to stay long: `want` is set. */
-bool bt_direct_knows(struct bt_direct *x, u64 page);
+/* CPL 3 code in this page of mem is known to stay long: BT_ARRIVE is set. */
+bool bt_direct_knows(struct cpu *c, struct bt_cpu *bt, u64 page);
 void bt_direct_free(struct bt_cpu *bt);
-/* CPL 3 code, for which `want` is set. True: events are to be looked at, or *e is set; else the
- * block at RIP is to be run here. */
+/* BT_ARRIVE is set. True: events are to be looked at, or *e is set; else the block at RIP is to be
+ * run here. */
 bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e);
 
 /* Room that no translation of a region exceeds. */

@@ -86,8 +86,6 @@ static void drop_all(struct bt_cpu *bt)
 static void take_space(struct cpu *c, struct bt_cpu *bt)
 {
     u64 salt = (u64)c->user_epoch << 48 | (c->user_epoch * 0x9e35u & (BT_JUMPS - 1));
-    if (bt->direct.want) /* an epoch that is none: nothing is remembered for it */
-        salt = 0;
     if (c->emitted[BT_SALT] == salt)
         return;
     c->emitted[BT_SALT] = salt;
@@ -266,6 +264,10 @@ void bt_enter_view(struct cpu *c, unsigned view)
 /* On where RIP says, if the jump table has it. */
 static const u8 *by_table(struct cpu *c, struct bt_cpu *bt)
 {
+    if (unlikely(c->emitted[BT_ARRIVE]) && c->cpl == 3 && !BT_USER(c->emitted[BT_VIEW])) {
+        c->emitted[BT_ARRIVE] |= BT_ARRIVE_HERE;
+        return NULL;
+    }
     if (!bt_translatable(c) || !undisturbed(c, bt))
         return NULL;
     unsigned view = (unsigned)bt_view_of(c);

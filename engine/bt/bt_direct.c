@@ -3,32 +3,34 @@
  * translated.
  *
  * Going there and back costs as much as some ten thousand instructions, so it pays for code that
- * computes for long without the kernel. The guest's own timer interrupts are the samples: an
- * address space that is found in user code by one after the other is let go there. What pages such
- * code is in is remembered, so that the next process that runs it goes there at once. An account
- * of what it gains and costs is kept, and when it is overdrawn there is a pause.
- *
- * While `want` is set no jump-table entry of user code matches (BT_SALT), so that whatever returns
- * to it comes by bt_direct_run().
+ * computes for long without the kernel. The guest's own timer interrupts are the samples: in an
+ * address space that is found in user code by one after the other the kernel's returns to it are
+ * asked about. What pages such code is in is remembered, so that the next process that runs it is
+ * asked about at once. Where a stay begins says much of how long it lasts: what it gained is
+ * remembered by that. An account of what all of them gain and cost is kept, too, and when it is
+ * overdrawn there is a pause.
  */
 #include <sys/mman.h>
 
+#include "cpu/cpu_insn.h"
 #include "cpu/cpu_paging.h"
 #include "engine/bt/bt.h"
 #include "engine/direct/direct.h"
 
 #define STREAK_SURE    5    /* ... that end a pause: it may have been for others */
 #define STREAK         2    /* samples in a row */
-#define AWAY_MOST      2000 /* between samples: each costs as much as a hundred instructions */
+#define DECLINED_MOST  1000 /* arrivals in a row: each costs as much as a hundred instructions */
+#define AWAY_MOST      32   /* blocks */
 #define PAUSE_SHORTEST 2    /* logarithms, in samples */
 #define PAUSE_LONGEST  8
 
 /* Nanoseconds of processor time. */
-#define RETURN_COST 8000    /* of leaving, for caches and what follows */
+#define RETURN_COST 2000    /* of leaving, for caches and what follows */
 #define CREDIT_MOST 4000000 /* what may be lost before */
 #define DEBT_MOST   4000000 /* there is a pause */
 #define LOSSES_MOST 12      /* stays in a row */
 #define LONG_STAY   700000  /* makes a page of code known */
+#define GAIN_MOST   100000  /* or loss, that a guess is made from */
 
 /* Two bits by page. */
 #define MET   1u
@@ -60,11 +62,25 @@ static void note_page(struct bt_direct *x, struct cpu *c, unsigned bits)
     *k |= (u8)((*k >> shift & 1 ? KNOWN : bits) << shift);
 }
 
-bool bt_direct_knows(struct bt_direct *x, u64 page)
+static void ask(struct cpu *c, bool whether)
 {
+    struct bt_cpu *bt = c->engine;
+    if (whether && !c->emitted[BT_ARRIVE]) {
+        c->emitted[BT_ARRIVE] = BT_ARRIVE_ASK | BT_ARRIVE_HERE;
+        bt->direct.declined = 0;
+    } else if (!whether && !bt->direct.always) {
+        c->emitted[BT_ARRIVE] = 0;
+        if (bt->direct.d)
+            direct_scatter(bt->direct.d);
+    }
+}
+
+bool bt_direct_knows(struct cpu *c, struct bt_cpu *bt, u64 page)
+{
+    struct bt_direct *x = &bt->direct;
     if (x->pause || !(x->known[page >> 2] >> (page & 3) * 2 & KNOWN))
         return false;
-    x->want = true;
+    ask(c, true);
     return true;
 }
 
@@ -78,33 +94,32 @@ void bt_direct_free(struct bt_cpu *bt)
 void bt_direct_sample(struct cpu *c, struct bt_cpu *bt)
 {
     struct bt_direct *x = &bt->direct;
-    if (x->off)
+    if (x->off || x->always)
         return;
-    if (x->always) {
-        x->want = true;
-        return;
-    }
     if (c->cpl == 3 && !x->pause)
         note_page(x, c, MET);
+    if (c->cpl == 3 && x->regret) /* it has been here ever since */
+        x->regret->gain = GAIN_MOST;
+    x->regret = NULL;
     if (c->cpl != 3 || x->user_epoch != c->user_epoch) {
         x->streak = c->cpl == 3;
-        x->want = false;
+        ask(c, false);
         x->user_epoch = c->user_epoch;
         return;
     }
-    x->away = 0;
     x->streak++;
     if (x->pause && x->streak < STREAK_SURE) {
         x->pause--;
         return;
     }
     x->pause = 0;
-    x->want |= x->streak >= STREAK;
+    if (x->streak >= STREAK)
+        ask(c, true);
 }
 
 static void give_up(struct bt_direct *x, struct cpu *c)
 {
-    x->want = false;
+    ask(c, false);
     x->streak = 0;
     x->account = 0;
     x->losses = 0;
@@ -113,13 +128,51 @@ static void give_up(struct bt_direct *x, struct cpu *c)
         madvise(x->known, known_size(c), MADV_DONTNEED);
 }
 
+/* --- places --- */
+
+/* Of RIP's place; NULL: there is none. */
+static struct bt_guess *guess_of(struct bt_direct *x, struct cpu *c)
+{
+    struct walk w;
+    if (!cpu_walk(c, c->reg[X86_SLOT_RIP], WALK_PEEK, &w))
+        return NULL;
+    u64 h = w.gpa * 0x9e3779b97f4a7c15ull;
+    struct bt_guess *g = &x->guess[h >> 54];
+    if (g->place != (u32)(h >> 22))
+        *g = (struct bt_guess){.place = (u32)(h >> 22)};
+    return g;
+}
+
+/* What is declined is tried again now and then. */
+static bool declines(struct bt_direct *x, struct cpu *c, struct bt_guess *g)
+{
+    if (g && g->gain >= 0)
+        return false;
+    x->away = 0;
+    x->regret = g;
+    x->declines++;
+    if (g)
+        g->gain += GAIN_MOST / 256 - g->gain / 64;
+    if (++x->declined > DECLINED_MOST)
+        ask(c, false);
+    return true;
+}
+
+/* --- stays --- */
+
 /* Translated, the code would have taken more than twice as long. */
-static void settle(struct bt_direct *x, struct cpu *c, const struct direct_stats *before)
+static void settle(struct bt_direct *x, struct cpu *c, const struct direct_stats *before,
+                   struct bt_guess *g)
 {
     const struct direct_stats *now = direct_stats(x->d);
     u64 inside = now->inside - before->inside, outside = now->outside - before->outside;
     s64 gain = (s64)(inside + inside / 2) - (s64)outside - RETURN_COST;
+    s64 some = gain < -GAIN_MOST ? -GAIN_MOST : gain > GAIN_MOST ? GAIN_MOST : gain;
+    x->declined = 0;
+    x->away = 0;
     x->account += gain;
+    if (g)
+        g->gain += ((s32)some - g->gain) / 4;
     if (gain >= 0)
         x->losses = 0;
     else if (now->faults == before->faults) /* what was mapped is there for the next time */
@@ -134,15 +187,52 @@ static void settle(struct bt_direct *x, struct cpu *c, const struct direct_stats
         give_up(x, c);
 }
 
+/* Is there user code that has just been come to? */
+static bool arrived(struct cpu *c, struct bt_direct *x)
+{
+    if (c->cpl != 3) {
+        c->emitted[BT_ARRIVE] |= BT_ARRIVE_HERE;
+        return false;
+    }
+    bool here = c->emitted[BT_ARRIVE] & BT_ARRIVE_HERE;
+    c->emitted[BT_ARRIVE] &= ~(u64)BT_ARRIVE_HERE;
+    if (here)
+        x->regret = NULL;
+    return here || x->always;
+}
+
+/* Code in a page that must not run there is interpreted, if it leaves that soon. */
+static void stay_away(struct bt_direct *x, struct cpu *c, struct bt_guess *g)
+{
+    x->away = x->away ? x->away - 1 : AWAY_MOST;
+    if (x->away)
+        c->emitted[BT_ARRIVE] |= BT_ARRIVE_HERE;
+    else if (g)
+        g->gain -= RETURN_COST;
+}
+
+/* An instruction that is the engine's. */
+static void step(struct cpu *c)
+{
+    c->code_stale = false;
+    cpu_clear_rf(c);
+    cpu_insn_step(c);
+}
+
 bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
 {
     struct bt_direct *x = &bt->direct;
-    if (!x->d && !(x->d = direct_new(c)))
+    if (!arrived(c, x))
+        return false;
+    if (!x->d && !x->off && !(x->d = direct_new(c)))
         x->off = true;
     if (x->off) {
-        x->want = false;
+        c->emitted[BT_ARRIVE] = 0;
         return false;
     }
+    struct bt_guess *g = guess_of(x, c);
+    if (!x->always && declines(x, c, g))
+        return false;
     struct direct_stats before = *direct_stats(x->d);
     enum direct_end end = direct_run(x->d);
     switch (end) {
@@ -151,21 +241,24 @@ bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
             give_up(x, c);
         return false;
     case DIRECT_AWAY:
-        if (++x->away > AWAY_MOST && !x->always)
-            give_up(x, c);
+        stay_away(x, c, g);
         return false;
     case DIRECT_BROKEN:
         x->off = true;
-        x->want = false;
+        ask(c, false);
         return false;
     case DIRECT_LOST:
         err_set(e, "the process that ran the guest's user code has been killed; more memory, or "
                    "--bt-direct off, may help");
         return true;
     default:
-        settle(x, c, &before);
+        settle(x, c, &before, g);
         if (end == DIRECT_BAD_CALL)
             cpu_throw_gp(c, 0);
-        return end == DIRECT_KICKED || cpu_event_pending(c); /* a trap */
+        else if (end == DIRECT_FAULT && !cpu_event_pending(c)) /* no trap */
+            step(c);
+        if (end != DIRECT_SYSCALL && c->emitted[BT_ARRIVE])
+            c->emitted[BT_ARRIVE] |= BT_ARRIVE_HERE;
+        return end != DIRECT_SYSCALL || cpu_event_pending(c);
     }
 }

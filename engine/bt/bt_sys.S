@@ -58,6 +58,17 @@
 9:
 .endm
 
+/* User code is there, and may not be for translations. */
+.macro arrive
+        testl   $BIT_ARRIVE_ASK, %gs:CPU_ARRIVE
+        jnz     bt_sys_arrived
+.endm
+
+        .balign 16
+bt_sys_arrived:
+        orl     $BIT_ARRIVE_HERE, %gs:CPU_ARRIVE
+        jmp     bt_stub_leave
+
 /* From CPL 3; R14 = RIP behind the instruction. */
         .balign 16
 bt_sys_syscall:
@@ -131,6 +142,7 @@ bt_sys_sysret:
         orl     $BIT_EV_INTR, %gs:CPU_EVENT_MASK
         testl   $BIT_EV_INTR, %gs:CPU_EVENTS
         jnz     bt_stub_leave
+        arrive
         add     %gs:CPU_SALT, %r14
         jump_known TAGS_USER, CODES_USER
         mov     %rcx, %r14
@@ -210,6 +222,7 @@ bt_sys_sysexit:
         mov     %rsp, %gs:CPU_VIEW_ESP(, %r13, 8)
         enter_view VIEW_USER_SHORT, TLBS_USER
         mov     %edx, %r14d
+        arrive
         add     %gs:CPU_SALT, %r14
         jump_known TAGS_USER_SHORT, CODES_USER_SHORT
         mov     %edx, %r14d

@@ -6,7 +6,6 @@
 
 #include <elf.h>
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,8 +55,7 @@ static bool can_put_bases(u64 fs, u64 gs)
 
 static bool may_run(const struct cpu *c)
 {
-    u32 odd =
-        FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | FLAG_ID | FLAG_IOPL | FLAG_VIF | FLAG_VIP;
+    u32 odd = FLAG_TF | FLAG_NT | FLAG_VM | FLAG_AC | FLAG_ID | FLAG_IOPL | FLAG_VIF | FLAG_VIP;
     if (c->cpl != 3 || c->paging == PAGING_NONE || c->eflags & odd || !(c->eflags & FLAG_IF) ||
         c->debug || c->shadow || c->shadow_ss || c->dr[7] & 0xff || c->reg[X86_SLOT_RIP] >> 47 ||
         !(c->cr4 & CR4_OSFXSR) || c->cr0 & (CR0_EM | CR0_TS))
@@ -207,17 +205,13 @@ static struct space *choose(struct direct *d)
     return oldest;
 }
 
-/* Where the CPU's thread is: the two take turns, and waking another host CPU takes longer. */
-static void stay_near(struct space *s)
+/* The engine, and the guest's kernel, have had the fault that ended the last stay. */
+static void map_missed(struct direct *d, struct space *s)
 {
-    int cpu = sched_getcpu();
-    if (cpu < 0 || cpu == s->host_cpu || cpu >= CPU_SETSIZE)
-        return;
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    if (sched_setaffinity(s->pid, sizeof(set), &set) == 0)
-        s->host_cpu = cpu;
+    u64 rip = d->cpu->reg[X86_SLOT_RIP], la = d->missed;
+    d->missed = 0;
+    if (la && rip == d->fault_rip)
+        direct_map(d, s, la, rip, true);
 }
 
 static struct space *prepare(struct direct *d)
@@ -226,10 +220,11 @@ static struct space *prepare(struct direct *d)
     if (!s)
         return NULL;
     s->last_used = ++d->clock;
+    place_before(d, s);
     d->same_rip = 0;
-    stay_near(s);
     if (measure_xstate(d, s) || space_move_stub(d, s) || direct_catch_up(d, s))
         return NULL;
+    map_missed(d, s);
     return s;
 }
 
@@ -283,7 +278,9 @@ static bool mend(struct direct *d, struct space *s, const struct user_regs_struc
         (si.si_code != SEGV_MAPERR && si.si_code != SEGV_ACCERR))
         return false;
     u64 began = cpu_time(CLOCK_THREAD_CPUTIME_ID);
-    bool mapped = direct_map(d, s, (u64)si.si_addr, r->rip);
+    bool mapped = direct_map(d, s, (u64)si.si_addr, r->rip, false);
+    if (!mapped)
+        d->missed = (u64)si.si_addr;
     d->stats.mapping += cpu_time(CLOCK_THREAD_CPUTIME_ID) - began;
     return mapped;
 }
@@ -384,11 +381,11 @@ static enum direct_end run(struct direct *d, struct space *s)
         }
         if (ptrace(PTRACE_GETREGS, s->pid, NULL, &r))
             return DIRECT_LOST;
+        r.eflags &= ~(u64)FLAG_RF; /* of the fault: it would pass by a breakpoint there */
         struct user_regs_struct stopped = r;
         int end = judge(d, s, status, &r);
         if (end >= 0)
             return leave(d, s, &r, (enum direct_end)end);
-        stopped.eflags &= ~(u64)FLAG_RF; /* of the fault: it would pass by a breakpoint there */
         if (WSTOPSIG(status) == SIGSEGV && put_regs_again(s, &stopped))
             return DIRECT_LOST;
     }
@@ -403,12 +400,16 @@ enum direct_end direct_run(struct direct *d)
         return DIRECT_AWAY;
     }
     cpu_leave(d->cpu);
+    cpu_clear_rf(d->cpu); /* there are no breakpoints that it could keep off */
+    struct direct_stats before = d->stats;
     u64 began = cpu_time(CLOCK_THREAD_CPUTIME_ID);
     struct space *s = prepare(d);
     enum direct_end end = s ? run(d, s) : DIRECT_BROKEN;
     d->stats.runs++;
     d->stats.outside += cpu_time(CLOCK_THREAD_CPUTIME_ID) - began;
     d->stats.ended[end]++;
+    if (s)
+        place_after(d, d->stats.inside - before.inside + d->stats.outside - before.outside);
     return end;
 }
 
@@ -472,6 +473,7 @@ struct direct *direct_new(struct cpu *c)
         return NULL;
     d->cpu = c;
     d->breaks = true;
+    d->host_cpu = -1;
     d->offered_xcr0 = cpu_fpu_host_xcr0();
     if (d->offered_xcr0 & XCR0_AVX)
         d->host_xcr0 = host_xcr0();

@@ -57,6 +57,10 @@ void direct_free(struct direct *d);
 /* Runs CPL 3 code from struct cpu's state. Always by the same thread, with signals blocked. */
 enum direct_end direct_run(struct direct *d);
 
+/* It is not to be expected that direct_run() is called soon: the calling thread may run on whatever
+ * host CPU it might before it was. */
+void direct_scatter(struct direct *d);
+
 /* Makes direct_run() see cpu.poll. Any thread. */
 void direct_kick(struct direct *d);
 

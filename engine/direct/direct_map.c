@@ -73,7 +73,6 @@ static struct scan_rules rules_of(const struct direct *d)
         .fsgsbase = c->cr4 & CR4_FSGSBASE,
         .avx = os && c->xcr0 == d->offered_xcr0,
         .xstate = os && c->xcr0 == d->host_xcr0,
-        .cpuid_faults = d->cpuid_faults,
     };
 }
 
@@ -115,6 +114,15 @@ static bool scan(struct direct *d, gva_t la, u64 page, const u8 *bytes, unsigned
         v->evicted = 0;
     }
     return v->n <= (d->breaks ? BREAKPOINTS : 0);
+}
+
+/* Has the page of code been found to be without danger already? Then it is that again, or is looked
+ * at once more, for little. */
+static bool known_clean(const struct direct *d, u64 page)
+{
+    struct scan_rules rules = rules_of(d);
+    const struct verdict *v = &d->verdict[page];
+    return v->key == verdict_key(d, page, &rules) && !v->n;
 }
 
 bool direct_is_away(struct direct *d)
@@ -252,27 +260,36 @@ static int check_before(struct direct *d, struct space *s, gva_t la)
     return unmap(d, s, m);
 }
 
-/* Maps the page with these rights, and what is around it as data. */
+/* What is around a page of code: more of it, if it has been looked at; it is when it is run. */
+static bool also_code(struct direct *d, struct space *s, gva_t at, struct target *t)
+{
+    return !(rights_of(s, at >> PAGE_SHIFT) & MAP_EXEC) && look_up(d, s, at, -1, t) &&
+           known_clean(d, t->page) && look_up(d, s, at, 0, t) && t->rights & MAP_EXEC &&
+           !d->verdict[t->page].n;
+}
+
+static bool also_data(struct direct *d, struct space *s, gva_t at, struct target *t)
+{
+    return !rights_of(s, at >> PAGE_SHIFT) && look_up(d, s, at, -1, t);
+}
+
+/* Maps the page with these rights, and what is around it. */
 static int fill(struct direct *d, struct space *s, gva_t la, const struct target *t)
 {
     u64 pages = t->shift > PAGE_SHIFT ? LARGE : AROUND;
     gva_t from = la & ~((pages << PAGE_SHIFT) - 1);
+    bool code = t->rights & MAP_EXEC;
     struct run run = {0};
-    if (t->rights & MAP_EXEC) { /* others are looked at when they are run */
-        const struct verdict *v = &d->verdict[t->page];
-        return check_before(d, s, la) || guard(d, s, la, v) || put(d, s, &run, la, t) ||
-               end_run(d, s, &run);
-    }
+    if (code && guard(d, s, la, &d->verdict[t->page]))
+        return -1;
     for (gva_t at = from; at < from + (pages << PAGE_SHIFT); at += PAGE_SIZE) {
-        struct target other;
-        if (at == la) {
-            if (put(d, s, &run, at, t))
-                return -1;
-            continue;
+        struct target other = *t;
+        if (at != la) {
+            if (at < LOWEST || !(code ? also_code : also_data)(d, s, at, &other))
+                continue;
+            other.rights &= code ? MAP_READ | MAP_EXEC : MAP_READ | MAP_WRITE;
         }
-        if (at < LOWEST || rights_of(s, at >> PAGE_SHIFT) || !look_up(d, s, at, -1, &other))
-            continue;
-        if (put(d, s, &run, at, &other))
+        if ((code && check_before(d, s, at)) || put(d, s, &run, at, &other))
             return -1;
     }
     return end_run(d, s, &run);
@@ -304,7 +321,7 @@ static bool access(struct direct *d, struct space *s, gva_t la, u32 how, s64 ent
     return cpu_walk(d->cpu, la, PF_U | how, &w) && look_up(d, s, la, entry, t);
 }
 
-bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip)
+bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip, bool ahead)
 {
     if (rip != d->fault_rip)
         d->same_rip = 0;
@@ -317,7 +334,7 @@ bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip)
     struct target t;
     s64 entry = fetch ? (s64)(rip & PAGE_MASK) : behind ? 0 : -1;
     bool ok = access(d, s, page, fetch ? PF_I : 0, entry, &t);
-    if (ok && !wanted(have, t.rights, la, rip) && have & MAP_READ && !fetch && !behind)
+    if (ok && !ahead && !wanted(have, t.rights, la, rip) && have & MAP_READ && !fetch && !behind)
         ok = access(d, s, page, PF_W, -1, &t);
     if (!ok)
         return false;

@@ -4,6 +4,7 @@
 #ifndef POPF_DIRECT_PRIV_H
 #define POPF_DIRECT_PRIV_H
 
+#include <sched.h>
 #include <sys/types.h>
 #include "engine/direct/direct.h"
 
@@ -55,7 +56,7 @@ struct space {
     u32 dropped;     /* cpu.ndropped that it has heeded */
     u32 code_epoch;
     u64 last_used;
-    int host_cpu;            /* that it may run on; -1: any */
+    int host_cpu;            /* that it may run on; -1: what the thread may */
     struct command *command; /* its second page */
     unsigned ncommands;
     int file;       /* with those two pages */
@@ -71,7 +72,7 @@ struct space {
     _Atomic u64 *wrote; /* a bit by page of mem: may be writable */
 };
 
-#define OVERHEAD_MOST 60000 /* ns */
+#define OVERHEAD_MOST 10000 /* ns */
 
 #define SPACES 4
 
@@ -103,13 +104,18 @@ struct direct {
     _Atomic bool any_drop;
     struct verdict *verdict; /* by page of mem */
     u32 nscans;
+    cpu_set_t allowed; /* host CPUs, for the thread, before it was held to one */
+    int host_cpu;      /* that one; -1: it is not held */
+    u64 began;         /* the stay: CLOCK_MONOTONIC, ns */
+    u64 free_until;    /* likewise: it is not before */
+    u64 wall, used;    /* of stays since they were last looked at: ns, and of processor time */
     u64 host_xcr0, offered_xcr0; /* and of that what popf offers; CPUID takes microseconds */
     u8 *xstate;
     size_t xstate_size;
-    bool breaks;       /* the host has breakpoints */
-    bool cpuid_faults; /* CPUID stops the process */
-    u64 fault_rip;     /* of the last fault that was mended by mapping */
+    bool breaks;   /* the host has breakpoints */
+    u64 fault_rip; /* of the last fault that was mended by mapping */
     unsigned same_rip;
+    u64 missed; /* linear address of a fault that was left to the engine; 0: of none */
     struct direct_stats stats;
 };
 
@@ -130,10 +136,15 @@ int space_break(struct direct *d, struct space *s, const u64 *la, unsigned n);
 /* Waits until the process stops: its wait status, or -1 when it has ended. */
 int space_wait(struct space *s);
 
+/* direct_place.c: around a stay, of which `used` is the processor time, of both processes. */
+void place_before(struct direct *d, struct space *s);
+void place_after(struct direct *d, u64 used);
+
 /* direct_map.c: how the CPU's state lets code be scanned. */
 u8 direct_rules(const struct direct *d);
-/* Makes the access at la possible if it may be mapped; false: the engine's. */
-bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip);
+/* Makes the access at la possible if it may be mapped; false: the engine's. `ahead`: it has not
+ * been tried again yet since the engine had it, or is told of a write only when it is. */
+bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip, bool ahead);
 /* RIP is in a page of which it is known that it is not for direct execution. */
 bool direct_is_away(struct direct *d);
 /* Heeds what has been dropped since the space ran last. 0, or -1. */
@@ -150,7 +161,6 @@ struct scan_rules {
     bool fsgsbase; /* the guest has CR4.FSGSBASE */
     bool avx;      /* and so is what it enables, of what popf offers */
     bool xstate;   /* XCR0 is the host's */
-    bool cpuid_faults;
 };
 /* entry: offset in the page of an instruction */
 /* v: n, at and crosses */

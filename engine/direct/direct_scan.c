@@ -45,6 +45,8 @@ static bool is_sensitive(enum x86_op op)
     case X86_VMMCALL:
     case X86_RDPMC:
     case X86_RDPID:
+    case X86_CPUID: /* the host could let it fault, at 5 us for each switch of a virtual machine's
+                     */
         return true;
     default:
         return false;
@@ -75,8 +77,6 @@ static bool may_run(const struct cpu *c, const struct x86_decoded *d, const stru
         (attr & X86_AND_AVX512 && !cpu_has(c, X86_F_AVX512F)))
         return false;
     switch (op) {
-    case X86_CPUID:
-        return r->cpuid_faults;
     case X86_SYSCALL: /* of 32-bit code it is not a process's to make on every host */
         return r->mode64;
     case X86_INT: /* the host's own: INT 3 and 4 trap, INT 80h of 64-bit code loses half of RAX */

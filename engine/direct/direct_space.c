@@ -22,7 +22,6 @@
 #include "engine/direct/direct_priv.h"
 
 #define STUB_TRIES   64
-#define ARCH_CPUID   0x1012 /* asm/prctl.h: ARCH_SET_CPUID */
 #define RSEQ_SIG_X86 0x53053053
 
 /* --- the child's side, until it stops for the first time --- */
@@ -156,7 +155,7 @@ static int check(struct space *s, unsigned n)
     for (unsigned k = 0; k < n; k++) {
         bool failed = s->command[k].nr > ~4095ull;
         s->refused |= failed && s->command[k].arg[3]; /* MAP_FIXED and so on */
-        if (failed && !s->command[k].arg[3] && s->command[k].arg[0] != ARCH_CPUID)
+        if (failed && !s->command[k].arg[3])
             r = -1;
     }
     return r;
@@ -297,22 +296,31 @@ static void *reserve(size_t size)
     return p == MAP_FAILED ? NULL : p;
 }
 
-/* Everything of the monitor's goes. CPUID stops the process where the host can do that. */
+/* Everything of the monitor's goes. */
 static int settle(struct direct *d, struct space *s)
 {
     int status = space_wait(s);
     if (status < 0 || WSTOPSIG(status) != SIGSTOP ||
         ptrace(PTRACE_SETOPTIONS, s->pid, NULL, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD))
         return -1;
-    if (add(d, s, (struct command){SYS_arch_prctl, {ARCH_CPUID, 0}}) || space_flush(d, s))
-        return -1;
-    d->cpuid_faults = (s64)s->command[0].nr == 0;
     return space_reset(d, s);
+}
+
+/* The kernel would tell the whole of our process of each stop, and wake a thread that takes SIGCHLD
+ * for it. */
+static void silence_stops(void)
+{
+    struct sigaction a;
+    if (sigaction(SIGCHLD, NULL, &a) == 0 && !(a.sa_flags & SA_NOCLDSTOP)) {
+        a.sa_flags |= SA_NOCLDSTOP;
+        sigaction(SIGCHLD, &a, NULL);
+    }
 }
 
 static int start(struct direct *d, struct space *s)
 {
     const struct mem *m = d->cpu->mem;
+    silence_stops();
     s->file = -1;
     if (make_file(s))
         return -1;
@@ -325,6 +333,7 @@ static int start(struct direct *d, struct space *s)
     if (!s->stub)
         return -1;
     s->first_file = first_free(m, s->file);
+    s->host_cpu = d->host_cpu;
     pid_t pid = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
     if (pid == 0)
         child(m, s);
