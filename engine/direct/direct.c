@@ -182,22 +182,29 @@ static int measure_xstate(struct direct *d, struct space *s)
 
 /* --- spaces --- */
 
+/* A kernel may give an address space another PCID; what it means for mappings is space_epoch's. */
+static u64 root_of(const struct cpu *c)
+{
+    return c->cr4 & CR4_PCIDE ? c->cr3 & ~PAGE_MASK : c->cr3;
+}
+
 /* That of the CPU's address space, as it was left; or the one that was used least recently. */
 static struct space *choose(struct direct *d)
 {
     struct cpu *c = d->cpu;
+    u64 root = root_of(c);
     struct space *oldest = &d->space[0];
     u8 rules = direct_rules(d);
     for (unsigned n = 0; n < SPACES; n++) {
         struct space *s = &d->space[n];
-        if (s->pid && s->cr3 == c->cr3 && s->paging == c->paging && s->rules == rules)
+        if (s->pid && s->root == root && s->paging == c->paging && s->rules == rules)
             return s;
         if (s->last_used < oldest->last_used)
             oldest = s;
     }
     if (!oldest->pid ? space_start(d, oldest) : space_reset(d, oldest))
         return NULL;
-    oldest->cr3 = c->cr3;
+    oldest->root = root;
     oldest->paging = c->paging;
     oldest->rules = rules;
     oldest->space_epoch = c->space_epoch;

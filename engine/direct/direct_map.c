@@ -14,6 +14,7 @@
 #define LOWEST 0x10000 /* below it the host may let nobody map (vm.mmap_min_addr) */
 
 #define CHECKED_MOST 4096 /* mappings: more of them are found anew more cheaply */
+#define STALE_MOST   32   /* of them: likewise */
 
 /* --- the record --- */
 
@@ -24,6 +25,14 @@ static u32 *find_slot(const struct space *s, u64 la_page)
     while (s->hash[n] && s->mapping[s->hash[n] - 1].la_page != la_page)
         n = (n + 1) & (BIT(MAPPING_HASH) - 1);
     return &s->hash[n];
+}
+
+void mapping_forget(struct space *s, unsigned which)
+{
+    u64 n = (s->mapping[which].la_page * 0x9e3779b97f4a7c15ull) >> (64 - MAPPING_HASH);
+    while (s->hash[n] != which + 1)
+        n = (n + 1) & (BIT(MAPPING_HASH) - 1);
+    s->hash[n] = 0;
 }
 
 static struct mapping *find(const struct space *s, u64 la_page)
@@ -411,15 +420,21 @@ static int heed_flush(struct direct *d, struct space *s)
     s->space_epoch = d->cpu->space_epoch;
     if (s->nmappings > CHECKED_MOST)
         return space_reset(d, s);
+    u32 stale[STALE_MOST];
+    unsigned n = 0;
     for (struct mapping *m = s->mapping; m < s->mapping + s->nmappings; m++) {
         struct target t;
-        if (!m->rights)
+        if (!m->rights ||
+            (look_up(d, s, m->la_page << PAGE_SHIFT, m->rights & MAP_EXEC ? 0 : -1, &t) &&
+             is_fresh(d, m, &t)))
             continue;
-        bool same = look_up(d, s, m->la_page << PAGE_SHIFT, m->rights & MAP_EXEC ? 0 : -1, &t) &&
-                    is_fresh(d, m, &t);
-        if (!same && unmap(d, s, m))
-            return -1;
+        if (n == STALE_MOST)
+            return space_reset(d, s);
+        stale[n++] = (u32)(m - s->mapping);
     }
+    while (n)
+        if (unmap(d, s, &s->mapping[stale[--n]]))
+            return -1;
     return 0;
 }
 

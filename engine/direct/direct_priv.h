@@ -49,7 +49,7 @@ struct space {
     bool ended;      /* that process is no more */
     bool refused;    /* the host has not made a mapping */
     u64 stub;        /* linear address of its two pages of ours: code, then commands */
-    u64 cr3;         /* its address space */
+    u64 root;        /* of the page tables of its address space */
     u8 paging;       /* cpu.paging */
     u8 rules;        /* direct_rules() of the code that runs there */
     u32 space_epoch; /* of the CPU when it ran last */
@@ -140,7 +140,9 @@ int space_wait(struct space *s);
 void place_before(struct direct *d, struct space *s);
 void place_after(struct direct *d, u64 used);
 
-/* direct_map.c: how the CPU's state lets code be scanned. */
+/* direct_map.c: empties the slot of the hash that leads to a mapping, when all of them go. */
+void mapping_forget(struct space *s, unsigned which);
+/* How the CPU's state lets code be scanned. */
 u8 direct_rules(const struct direct *d);
 /* Makes the access at la possible if it may be mapped; false: the engine's. `ahead`: it has not
  * been tried again yet since the engine had it, or is told of a write only when it is. */

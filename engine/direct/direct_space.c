@@ -22,6 +22,7 @@
 #include "engine/direct/direct_priv.h"
 
 #define STUB_TRIES   64
+#define FORGET_MOST  2000 /* mappings */
 #define RSEQ_SIG_X86 0x53053053
 
 /* --- the child's side, until it stops for the first time --- */
@@ -242,13 +243,18 @@ int space_break(struct direct *d, struct space *s, const u64 *la, unsigned n)
     return (int)ptrace(PTRACE_POKEUSER, s->pid, offsetof(struct user, u_debugreg) + 8 * 7, enable);
 }
 
+/* Few mappings are forgotten one by one: the pages of the tables stay. */
 static void forget_mappings(struct direct *d, struct space *s)
 {
-    if (s->nmappings) {
+    if (s->nmappings > FORGET_MOST) {
         madvise(s->mapping, MAPPINGS_MAX * sizeof(*s->mapping), MADV_DONTNEED);
         madvise(s->hash, sizeof(*s->hash) << MAPPING_HASH, MADV_DONTNEED);
+        madvise((void *)s->wrote, align_up(d->cpu->mem->npages / 8 + 8, PAGE_SIZE), MADV_DONTNEED);
     }
-    madvise((void *)s->wrote, align_up(d->cpu->mem->npages / 8 + 8, PAGE_SIZE), MADV_DONTNEED);
+    for (unsigned n = 0; n < s->nmappings && s->nmappings <= FORGET_MOST; n++) {
+        mapping_forget(s, n);
+        atomic_store(&s->wrote[s->mapping[n].page >> 6], 0);
+    }
     s->nmappings = 0;
     s->nbreakpoints = 0;
     s->refused = false;
