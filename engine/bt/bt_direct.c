@@ -25,12 +25,12 @@
 #define PAUSE_LONGEST  8
 
 /* Nanoseconds of processor time. */
-#define RETURN_COST 2000    /* of leaving, for caches and what follows */
+#define RETURN_COST 4000     /* of leaving, for caches and what follows */
 #define CREDIT_MOST 20000000 /* what may be lost before */
 #define DEBT_MOST   20000000 /* there is a pause */
-#define LOSSES_MOST 64      /* stays in a row */
-#define LONG_STAY   700000  /* makes a page of code known */
-#define GAIN_MOST   100000  /* or loss, that a guess is made from */
+#define LOSSES_MOST 64       /* stays in a row */
+#define LONG_STAY   700000   /* makes a page of code known */
+#define GAIN_MOST   100000   /* or loss, that a guess is made from */
 
 /* Two bits by page. */
 #define MET   1u

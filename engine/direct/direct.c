@@ -129,6 +129,16 @@ static int put_tls(struct direct *d, struct space *s, unsigned seg, unsigned ent
     return (int)ptrace(PTRACE_SET_THREAD_AREA, s->pid, (void *)(u64)entry, &desc);
 }
 
+/* The space's process has its own from its last stay, which most kernels leave alone. */
+static int put_fpu(struct direct *d, struct space *s)
+{
+    cpu_fpu_get(d->cpu, d->xstate);
+    if (d->fpu_of == s && !memcmp(d->xstate, d->xstate_last, cpu_fpu_size(d->cpu)))
+        return 0;
+    struct iovec io = {d->xstate, d->xstate_size};
+    return (int)ptrace(PTRACE_SETREGSET, s->pid, (void *)NT_X86_XSTATE, &io);
+}
+
 static int put_state(struct direct *d, struct space *s, struct user_regs_struct *r)
 {
     put_regs(d->cpu, r);
@@ -139,12 +149,7 @@ static int put_state(struct direct *d, struct space *s, struct user_regs_struct 
         r->fs = fs;
         r->gs = gs;
     }
-    cpu_fpu_get(d->cpu, d->xstate);
-    struct iovec io = {d->xstate, d->xstate_size};
-    if (ptrace(PTRACE_SETREGSET, s->pid, (void *)NT_X86_XSTATE, &io) ||
-        ptrace(PTRACE_SETREGS, s->pid, NULL, r))
-        return -1;
-    return 0;
+    return put_fpu(d, s) || ptrace(PTRACE_SETREGS, s->pid, NULL, r) ? -1 : 0;
 }
 
 static int get_state(struct direct *d, struct space *s, const struct user_regs_struct *r)
@@ -158,6 +163,8 @@ static int get_state(struct direct *d, struct space *s, const struct user_regs_s
     memcpy(d->xstate + XSTATE_BV, &present, sizeof(present));
     if (cpu_fpu_set(d->cpu, d->xstate))
         return -1;
+    cpu_fpu_get(d->cpu, d->xstate_last);
+    d->fpu_of = s;
     get_regs(d->cpu, r);
     return 0;
 }
@@ -167,7 +174,7 @@ static int measure_xstate(struct direct *d, struct space *s)
 {
     if (d->xstate)
         return 0;
-    u8 *buf = calloc(1, XSTATE_MAX);
+    u8 *buf = calloc(2, XSTATE_MAX);
     struct iovec io = {buf, XSTATE_MAX};
     if (!buf || ptrace(PTRACE_GETREGSET, s->pid, (void *)NT_X86_XSTATE, &io) ||
         io.iov_len < cpu_fpu_size(d->cpu)) {
@@ -176,6 +183,7 @@ static int measure_xstate(struct direct *d, struct space *s)
     }
     memset(buf, 0, XSTATE_MAX);
     d->xstate = buf;
+    d->xstate_last = buf + XSTATE_MAX;
     d->xstate_size = io.iov_len;
     return 0;
 }
@@ -268,11 +276,14 @@ static bool resume(struct direct *d, struct space *s, int *status)
         atomic_store(&d->running, false);
         return true;
     }
-    u64 began = cpu_time(process_clock(s->pid));
+    u64 began = s->ran ? cpu_time(process_clock(s->pid)) : s->time;
+    d->stats.outside += began - s->time; /* in system calls of ours */
+    s->ran = false;
     bool ok = ptrace(PTRACE_SYSEMU, s->pid, NULL, NULL) == 0;
     if (ok)
         *status = space_wait(s);
-    count_time(d, s, cpu_time(process_clock(s->pid)) - began);
+    s->time = cpu_time(process_clock(s->pid));
+    count_time(d, s, s->time - began);
     atomic_store(&d->running, false);
     return ok && *status > 0;
 }

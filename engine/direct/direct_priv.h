@@ -67,6 +67,8 @@ struct space {
     u32 *hash;                   /* by la_page: index of a mapping, plus 1; open addressing */
     u64 breakpoint[BREAKPOINTS]; /* linear addresses */
     unsigned nbreakpoints;
+    u64 time;           /* that its process had taken after the last stay, ns */
+    bool ran;           /* and it has run since */
     u64 overhead;       /* ns of its time that a stay takes beyond the guest's */
     bool large;         /* pages of 2 MiB and more were mapped */
     _Atomic u64 *wrote; /* a bit by page of mem: may be writable */
@@ -111,6 +113,8 @@ struct direct {
     u64 wall, used;    /* of stays since they were last looked at: ns, and of processor time */
     u64 host_xcr0, offered_xcr0; /* and of that what popf offers; CPUID takes microseconds */
     u8 *xstate;
+    u8 *xstate_last;      /* the CPU's image when */
+    struct space *fpu_of; /* this one was left, whose process has the same; NULL: none */
     size_t xstate_size;
     bool breaks;   /* the host has breakpoints */
     u64 fault_rip; /* of the last fault that was mended by mapping */

@@ -180,6 +180,7 @@ int space_flush(struct direct *d, struct space *s)
     };
     unsigned n = s->ncommands;
     s->ncommands = 0;
+    s->ran = true;
     if (ptrace(PTRACE_SETREGS, s->pid, NULL, &r))
         return -1;
     for (;;) { /* a kick that came late is no concern */
@@ -362,6 +363,8 @@ int space_start(struct direct *d, struct space *s)
 void space_stop(struct direct *d, struct space *s)
 {
     pthread_mutex_lock(&d->lock);
+    if (d->fpu_of == s)
+        d->fpu_of = NULL;
     if (s->pid) {
         int status;
         if (!s->ended)
