@@ -30,6 +30,7 @@ struct bt {
     pthread_mutex_t lock; /* of the list */
     struct bt_cpu *cpu[256];
     unsigned ncpus;
+    struct direct_hosts hosts;
 };
 
 static u64 get_gs(void)
@@ -576,6 +577,7 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
     bt->cpu = c;
     bt->set = &b->set;
     bt->engine = b;
+    bt->direct.hosts = &b->hosts;
     bt->direct.off = b->set.no_direct;
     bt->direct.always = b->set.always_direct;
     size_t first = max_u64(6 * MiB / (b->cfg.ncpus ? b->cfg.ncpus : 1), 1 * MiB);

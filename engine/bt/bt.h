@@ -155,17 +155,18 @@ struct bt_guess {
 /* bt_direct.c: user code that is executed directly. */
 struct bt_direct {
     struct direct *_Atomic d; /* NULL: not yet */
-    bool off, always;         /* always: for tests */
-    u16 user_epoch;           /* of the streak */
-    unsigned streak;          /* samples */
-    s64 account;              /* processor time gained, ns */
-    unsigned losses;          /* stays in a row that gained nothing */
-    unsigned pauses;          /* since the account was full */
-    u8 *known;                /* two bits by page of mem: code that computes; NULL: none yet */
-    unsigned pause;           /* samples until the next try */
-    unsigned declined;        /* arrivals in a row from which a stay would gain nothing */
-    u64 declines;             /* in all */
-    unsigned away; /* blocks that may yet be interpreted, in a page that must not run there */
+    struct direct_hosts *hosts;
+    bool off, always;  /* always: for tests */
+    u16 user_epoch;    /* of the streak */
+    unsigned streak;   /* samples */
+    s64 account;       /* processor time gained, ns */
+    unsigned losses;   /* stays in a row that gained nothing */
+    unsigned pauses;   /* since the account was full */
+    u8 *known;         /* two bits by page of mem: code that computes; NULL: none yet */
+    unsigned pause;    /* samples until the next try */
+    unsigned declined; /* arrivals in a row from which a stay would gain nothing */
+    u64 declines;      /* in all */
+    unsigned away;     /* blocks that may yet be interpreted, in a page that must not run there */
     struct bt_guess *regret; /* of where an arrival was declined, and no other has been since */
     struct bt_guess guess[BT_GUESSES];
 };

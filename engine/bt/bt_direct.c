@@ -224,7 +224,7 @@ bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
     struct bt_direct *x = &bt->direct;
     if (!arrived(c, x))
         return false;
-    if (!x->d && !x->off && !(x->d = direct_new(c)))
+    if (!x->d && !x->off && !(x->d = direct_new(c, x->hosts)))
         x->off = true;
     if (x->off) {
         c->emitted[BT_ARRIVE] = 0;

@@ -484,13 +484,14 @@ static u64 host_xcr0(void)
     return (u64)hi << 32 | lo;
 }
 
-struct direct *direct_new(struct cpu *c)
+struct direct *direct_new(struct cpu *c, struct direct_hosts *hosts)
 {
     struct direct *d = calloc(1, sizeof(*d));
     if (!d)
         return NULL;
     d->cpu = c;
     d->breaks = true;
+    d->hosts = hosts;
     d->host_cpu = -1;
     d->offered_xcr0 = cpu_fpu_host_xcr0();
     if (d->offered_xcr0 & XCR0_AVX)
@@ -513,6 +514,7 @@ void direct_free(struct direct *d)
         return;
     for (unsigned n = 0; n < SPACES; n++)
         space_stop(d, &d->space[n]);
+    place_free(d);
     munmap(d->verdict, max_u64(d->cpu->mem->npages, 1) * sizeof(*d->verdict));
     pthread_mutex_destroy(&d->lock);
     free(d->xstate);

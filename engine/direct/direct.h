@@ -26,6 +26,12 @@
 
 struct direct;
 
+/* Of a machine: the host CPUs that its CPUs' threads are held to, a bit each (cpu_set_t has as
+ * many). All zeros at first. */
+struct direct_hosts {
+    _Atomic u64 held[16];
+};
+
 /* Why guest code runs no longer. */
 enum direct_end {
     DIRECT_REFUSED,  /* it did not run: the CPU is in a state for which it cannot */
@@ -50,8 +56,9 @@ struct direct_stats {
 /* Tries whether this host lets a process be traced: 0, or -1 and the reason in *e. */
 int direct_usable(struct err *e);
 
-/* For one CPU, whose memory must be complete; NULL without memory for it. Nothing is started. */
-struct direct *direct_new(struct cpu *c);
+/* For one CPU, whose memory must be complete, of a machine whose hosts these are; NULL without
+ * memory for it. Nothing is started. */
+struct direct *direct_new(struct cpu *c, struct direct_hosts *hosts);
 void direct_free(struct direct *d);
 
 /* Runs CPL 3 code from struct cpu's state. Always by the same thread, with signals blocked. */

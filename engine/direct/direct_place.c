@@ -33,24 +33,55 @@ static void send(struct direct *d, struct space *s, int host_cpu)
         s->host_cpu = host_cpu;
 }
 
+/* True if no other has it. */
+static bool take(struct direct *d, int cpu)
+{
+    u64 bit = BIT(cpu & 63);
+    d->took = !(atomic_fetch_or(&d->hosts->held[cpu / 64], bit) & bit);
+    return d->took;
+}
+
+/* Where the thread is, or the next one that none of the machine's is held to, if there is one. */
+static int choose_cpu(struct direct *d)
+{
+    int here = sched_getcpu();
+    if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof(d->allowed), &d->allowed) ||
+        CPU_COUNT(&d->allowed) < 2)
+        return -1;
+    for (int n = 0; n < CPU_SETSIZE; n++) {
+        int cpu = (here + n) % CPU_SETSIZE;
+        if (CPU_ISSET(cpu, &d->allowed) && take(d, cpu))
+            return cpu;
+    }
+    return here;
+}
+
+void place_free(struct direct *d)
+{
+    if (d->host_cpu >= 0 && d->took)
+        atomic_fetch_and(&d->hosts->held[d->host_cpu / 64], ~BIT(d->host_cpu & 63));
+    d->host_cpu = -1;
+}
+
 static void hold(struct direct *d)
 {
-    int cpu = sched_getcpu();
-    if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof(d->allowed), &d->allowed) ||
-        CPU_COUNT(&d->allowed) < 2)
-        return;
+    int cpu = choose_cpu(d);
     cpu_set_t one;
+    if (cpu < 0)
+        return;
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
-    if (sched_setaffinity(0, sizeof(one), &one) == 0)
-        d->host_cpu = cpu;
+    d->host_cpu = cpu;
+    if (sched_setaffinity(0, sizeof(one), &one))
+        place_free(d);
 }
 
 void direct_scatter(struct direct *d)
 {
-    if (d->host_cpu >= 0)
-        sched_setaffinity(0, sizeof(d->allowed), &d->allowed);
-    d->host_cpu = -1;
+    if (d->host_cpu < 0)
+        return;
+    sched_setaffinity(0, sizeof(d->allowed), &d->allowed);
+    place_free(d);
 }
 
 void place_before(struct direct *d, struct space *s)

@@ -106,8 +106,10 @@ struct direct {
     _Atomic bool any_drop;
     struct verdict *verdict; /* by page of mem */
     u32 nscans;
+    struct direct_hosts *hosts;
     cpu_set_t allowed; /* host CPUs, for the thread, before it was held to one */
     int host_cpu;      /* that one; -1: it is not held */
+    bool took;         /* and no other of the machine's is held to it */
     u64 began;         /* the stay: CLOCK_MONOTONIC, ns */
     u64 free_until;    /* likewise: it is not before */
     u64 wall, used;    /* of stays since they were last looked at: ns, and of processor time */
@@ -143,6 +145,7 @@ int space_wait(struct space *s);
 /* direct_place.c: around a stay, of which `used` is the processor time, of both processes. */
 void place_before(struct direct *d, struct space *s);
 void place_after(struct direct *d, u64 used);
+void place_free(struct direct *d);
 
 /* direct_map.c: empties the slot of the hash that leads to a mapping, when all of them go. */
 void mapping_forget(struct space *s, unsigned which);

@@ -15,6 +15,7 @@ SNIP(cmpxchg, "xor %eax, %eax; mov $7, %ecx", "lock cmpxchg %ecx, (%rbx)");
 SNIP(load_bp, "mov %rbx, %rbp", "mov (%rbp), %rax");
 SNIP(pop_far, "mov %rbx, %rsp", "pop %rax");
 SNIP(jump, "", "jmp *%rbx");
+SNIP(selectors, "", "mov %cs, %eax; mov %ss, %ecx; mov %ds, %edx");
 
 #define ROUNDS 20u
 
@@ -358,6 +359,23 @@ static void at_address(u64 va, void *to)
     expect_fault("and absent", PF, 4, va);
 }
 
+/* One page that is run at two addresses, and wants more breakpoints for them than there are. */
+static void test_contention(void)
+{
+    u64 at[] = {CODE, CODE + 96 * PAGE};
+    unsigned bad = 0;
+    load_code(&selectors);
+    map(at[1], code_frame[0], P | U);
+    for (unsigned n = 0; n < 4 * ROUNDS; n++) {
+        aim(&selectors, at[n & 1]);
+        run(&c);
+        bad += c.vec != VEC_DONE || c.gpr[AX] != SEL_CODE3_64 || c.gpr[CX] != SEL_DATA3 ||
+               c.gpr[DX] != SEL_DATA3;
+    }
+    map(at[1], NULL, 0);
+    ok(!bad, "selectors shown at two addresses of a page in turn, %u wrong", bad);
+}
+
 static void test_low(void)
 {
     u64 was = boot_pd[0], *t = table[ntables++];
@@ -446,6 +464,7 @@ int main(void)
     test_data_behind();
     test_code();
     test_across();
+    test_contention();
     test_low();
     test_ends();
     test_everywhere();
