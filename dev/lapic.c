@@ -1,60 +1,12 @@
-#include "dev/lapic.h"
+/*
+ * lapic.c - the local APIC's registers and what they hold: vectors, local interrupts, modes.
+ */
+#include "dev/lapic_priv.h"
 
 #include <string.h>
 
-/* Register numbers: the xAPIC offset / 16, the x2APIC MSR - 0x800. */
-enum {
-    R_ID = 0x02,
-    R_VERSION = 0x03,
-    R_TPR = 0x08,
-    R_APR = 0x09,
-    R_PPR = 0x0a,
-    R_EOI = 0x0b,
-    R_RRD = 0x0c,
-    R_LDR = 0x0d,
-    R_DFR = 0x0e,
-    R_SVR = 0x0f,
-    R_ISR = 0x10,
-    R_TMR = 0x18,
-    R_IRR = 0x20,
-    R_ESR = 0x28,
-    R_ICR = 0x30,
-    R_ICR2 = 0x31,
-    R_LVT = 0x32, /* timer, thermal, perf, LINT0, LINT1, error: the order of enum LVT_ */
-    R_TMICT = 0x38,
-    R_TMCCT = 0x39,
-    R_TDCR = 0x3e,
-    R_SELF_IPI = 0x3f,
-    R_N = 0x40,
-};
-
 /* Version 0x14, six LVT entries, EOI-broadcast suppression. */
 #define VERSION (0x14u | (LVT_N - 1) << 16 | 1u << 24)
-
-#define SVR_ENABLED      (1u << 8)
-#define SVR_SUPPRESS_EOI (1u << 12)
-
-#define ESR_SEND_VECTOR (1u << 5)
-#define ESR_RECV_VECTOR (1u << 6)
-#define ESR_ILLEGAL_REG (1u << 7)
-
-#define LVT_STATUS     (1u << 12)
-#define LVT_REMOTE_IRR (1u << 14)
-#define LVT_LEVEL      (1u << 15)
-#define LVT_MASKED     (1u << 16)
-#define LVT_TIMER_MODE (3u << 17)
-#define TIMER_ONE_SHOT (0u << 17)
-#define TIMER_PERIODIC (1u << 17)
-#define TIMER_DEADLINE (2u << 17)
-#define LVT_READ_ONLY  (LVT_STATUS | LVT_REMOTE_IRR)
-
-#define ICR_LOGICAL (1u << 11)
-#define ICR_STATUS  (1u << 12)
-#define ICR_ASSERT  (1u << 14)
-#define ICR_LEVEL   (1u << 15)
-
-/* A periodic timer of a nanosecond must not keep the host busy: it fires this often at most. */
-#define TIMER_MIN_PERIOD 50000u
 
 enum { RD = 1, WR = 2, X2 = 4, XAPIC_ONLY = 8 };
 
@@ -96,21 +48,6 @@ static const struct reg {
 
 static_assert(R_LVT + LVT_N == R_TMICT, "the LVT ends where the timer's registers begin");
 
-static bool hw_enabled(const struct lapic *l)
-{
-    return l->base & APIC_BASE_EN;
-}
-
-static bool sw_enabled(const struct lapic *l)
-{
-    return hw_enabled(l) && (l->svr & SVR_ENABLED);
-}
-
-static bool x2apic_mode(const struct lapic *l)
-{
-    return l->base & APIC_BASE_EXTD;
-}
-
 /* --- vectors --- */
 
 static int highest(const u32 *map)
@@ -133,7 +70,7 @@ static bool test_bit(const u32 *map, u8 v)
     return map[v >> 5] >> (v & 31) & 1;
 }
 
-static u8 ppr(const struct lapic *l)
+u8 lapic_ppr(const struct lapic *l)
 {
     int isrv = highest(l->isr);
 
@@ -154,7 +91,7 @@ static int deliverable(const struct lapic *l)
 {
     int v = hw_enabled(l) ? highest(l->irr) : -1;
 
-    return v >= 0 && v >> 4 > ppr(l) >> 4 ? v : -1;
+    return v >= 0 && v >> 4 > lapic_ppr(l) >> 4 ? v : -1;
 }
 
 /* Without its APIC a CPU's LINT0 is plain INTR; only the BSP's is wired to anything then. */
@@ -184,7 +121,7 @@ static void pend(struct lapic *l, u8 vector, bool level)
     update(l);
 }
 
-static void error(struct lapic *l, u32 bit)
+void lapic_error(struct lapic *l, u32 bit)
 {
     u32 lvt = l->lvt[LVT_ERROR];
 
@@ -203,7 +140,7 @@ static void error(struct lapic *l, u32 bit)
 static void reset_regs(struct lapic *l);
 
 /* A message arrived, from the bus or from the LVT. True if it was taken. */
-static bool accept(struct lapic *l, unsigned mode, u8 vector, bool level)
+bool lapic_accept(struct lapic *l, unsigned mode, u8 vector, bool level)
 {
     const struct lapic_config *c = &l->cfg;
 
@@ -213,7 +150,7 @@ static bool accept(struct lapic *l, unsigned mode, u8 vector, bool level)
         if (!sw_enabled(l))
             return false;
         if (vector < 16) {
-            error(l, ESR_RECV_VECTOR);
+            lapic_error(l, ESR_RECV_VECTOR);
             return false;
         }
         pend(l, vector, level);
@@ -262,7 +199,7 @@ void lapic_set_tpr(struct lapic *l, u8 tpr)
 
 /* --- local interrupts --- */
 
-static void fire_lvt(struct lapic *l, unsigned i)
+void lapic_fire_lvt(struct lapic *l, unsigned i)
 {
     u32 lvt = l->lvt[i];
     unsigned mode = i == LVT_TIMER || i == LVT_ERROR ? APIC_FIXED : bits(lvt, 8, 3);
@@ -275,7 +212,7 @@ static void fire_lvt(struct lapic *l, unsigned i)
         return;
     if (mode != APIC_FIXED && mode != APIC_NMI && mode != APIC_INIT)
         return;
-    if (accept(l, mode, (u8)lvt, level) && level)
+    if (lapic_accept(l, mode, (u8)lvt, level) && level)
         l->lvt[i] |= LVT_REMOTE_IRR;
 }
 
@@ -285,7 +222,7 @@ static void set_lint(struct lapic *l, unsigned pin, bool level)
 
     l->lint[pin] = level;
     if (rise && hw_enabled(l))
-        fire_lvt(l, LVT_LINT0 + pin);
+        lapic_fire_lvt(l, LVT_LINT0 + pin);
     else if (rise && pin == 1 && l->cfg.bsp)
         l->cfg.ops->nmi(l->cfg.arg);
     update(l);
@@ -308,7 +245,7 @@ static void eoi_lint0(struct lapic *l, u8 vector)
         return;
     l->lvt[LVT_LINT0] &= ~LVT_REMOTE_IRR;
     if (l->lint[0])
-        fire_lvt(l, LVT_LINT0);
+        lapic_fire_lvt(l, LVT_LINT0);
 }
 
 static void eoi(struct lapic *l)
@@ -324,246 +261,6 @@ static void eoi(struct lapic *l)
             l->bus->eoi(l->bus->eoi_arg, (u8)v);
     }
     update(l);
-}
-
-/* --- the timer --- */
-
-static u32 timer_mode(const struct lapic *l)
-{
-    return l->lvt[LVT_TIMER] & LVT_TIMER_MODE;
-}
-
-/* Divide configuration, bits 3, 1 and 0: 0 is by 2, ... 6 by 128, 7 by 1. In ns per count. */
-static u64 timer_unit(const struct lapic *l)
-{
-    unsigned v = (l->tdcr & 3) | (l->tdcr >> 1 & 4);
-
-    static_assert(LAPIC_TIMER_HZ == NSEC_PER_SEC, "one count is one ns");
-    return 1ull << ((v + 1) & 7);
-}
-
-static u64 timer_period(const struct lapic *l)
-{
-    return l->tmict * timer_unit(l);
-}
-
-/* A periodic count that has wrapped: let count_start name the beginning of the present period. */
-static void timer_wrap(struct lapic *l, u64 now)
-{
-    u64 period = timer_period(l);
-
-    l->count_start += (now - l->count_start) / period * period;
-}
-
-static u32 timer_count(const struct lapic *l)
-{
-    u64 elapsed, period = timer_period(l);
-
-    if (!l->counting)
-        return 0;
-    elapsed = clock_now(l->cfg.clock) - l->count_start;
-    if (timer_mode(l) == TIMER_PERIODIC)
-        elapsed %= period;
-    return elapsed >= period ? 0 : l->tmict - (u32)(elapsed / timer_unit(l));
-}
-
-static void timer_stop(struct lapic *l)
-{
-    l->counting = false;
-    l->tsc_deadline = 0;
-    timer_cancel(&l->timer);
-}
-
-static void timer_start(struct lapic *l, u32 count)
-{
-    timer_stop(l);
-    l->tmict = count;
-    if (!count)
-        return;
-    l->counting = true;
-    l->count_start = clock_now(l->cfg.clock);
-    timer_set(&l->timer, l->count_start + timer_period(l));
-}
-
-static void timer_fired(void *arg)
-{
-    struct lapic *l = arg;
-    u64 now = clock_now(l->cfg.clock);
-
-    l->tsc_deadline = 0;
-    if (timer_mode(l) != TIMER_PERIODIC) {
-        l->counting = false;
-    } else if (l->counting) {
-        timer_wrap(l, now);
-        timer_set(&l->timer, max_u64(l->count_start + timer_period(l), now + TIMER_MIN_PERIOD));
-    }
-    fire_lvt(l, LVT_TIMER);
-}
-
-/* Before the timer's registers change: what is due by the clock counts as fired, whether or not the
- * clock's owner has come to run it. */
-static void timer_settle(struct lapic *l)
-{
-    if (!l->timer.armed || l->timer.deadline > clock_now(l->cfg.clock))
-        return;
-    timer_cancel(&l->timer);
-    timer_fired(l);
-}
-
-/* To or from TSC-deadline disarms; between one-shot and periodic the count just goes on. */
-static void timer_set_mode(struct lapic *l, u32 old)
-{
-    u32 mode = timer_mode(l);
-
-    if (mode == old)
-        return;
-    if (mode >= TIMER_DEADLINE || old >= TIMER_DEADLINE) {
-        timer_stop(l);
-        l->tmict = 0;
-    } else if (l->counting) {
-        if (old == TIMER_PERIODIC)
-            timer_wrap(l, clock_now(l->cfg.clock));
-        timer_set(&l->timer, l->count_start + timer_period(l));
-    }
-}
-
-/* A new divider keeps the current count. */
-static void timer_set_divider(struct lapic *l, u32 tdcr)
-{
-    timer_settle(l);
-    u32 done = l->tmict - timer_count(l);
-
-    l->tdcr = tdcr;
-    if (!l->counting)
-        return;
-    l->count_start = clock_now(l->cfg.clock) - done * timer_unit(l);
-    timer_set(&l->timer, clock_now(l->cfg.clock) + timer_period(l) - done * timer_unit(l));
-}
-
-static void deadline_arm(struct lapic *l)
-{
-    timer_cancel(&l->timer);
-    if (!l->tsc_deadline)
-        return;
-    if (l->tsc_deadline <= l->cfg.ops->tsc_now(l->cfg.arg))
-        timer_fired(l);
-    else
-        timer_set(&l->timer, l->cfg.ops->tsc_to_ns(l->cfg.arg, l->tsc_deadline));
-}
-
-static void deadline_write(struct lapic *l, u64 tsc)
-{
-    if (timer_mode(l) != TIMER_DEADLINE || !hw_enabled(l))
-        return;
-    l->tsc_deadline = tsc;
-    deadline_arm(l);
-}
-
-void lapic_tsc_changed(struct lapic *l)
-{
-    if (l->tsc_deadline)
-        deadline_arm(l);
-}
-
-/* --- inter-processor interrupts --- */
-
-static bool match_logical(const struct lapic *l, u32 dest)
-{
-    u32 id = l->cfg.apic_id;
-    u8 ldr = (u8)(l->ldr >> 24);
-
-    if (x2apic_mode(l))
-        return dest >> 16 == id >> 4 && (dest & 1u << (id & 15));
-    if (dest > 0xff)
-        return false;
-    if (l->dfr >> 28 == 0xf) /* flat */
-        return ldr & dest;
-    return (dest >> 4 == 0xf || dest >> 4 == ldr >> 4) && (ldr & dest & 0xf);
-}
-
-static bool match(const struct lapic *l, const struct lapic_msg *m)
-{
-    if (!hw_enabled(l) || l == m->except)
-        return false;
-    if (m->all || m->dest == (m->dest32 ? 0xffffffff : 0xff))
-        return true;
-    if (m->logical)
-        return match_logical(l, m->dest);
-    return m->dest == (x2apic_mode(l) ? l->cfg.apic_id : l->xapic_id);
-}
-
-/* Among the addressed, the one of lowest priority; equals take turns. */
-static struct lapic *arbitrate(struct lapic_bus *b, const struct lapic_msg *m)
-{
-    struct lapic *best = NULL;
-
-    for (unsigned i = 0; i < b->n; i++) {
-        struct lapic *l = b->lapic[(b->rotate + i) % b->n];
-
-        if (sw_enabled(l) && match(l, m) && (!best || ppr(l) < ppr(best)))
-            best = l;
-    }
-    b->rotate = b->n ? (b->rotate + 1) % b->n : 0;
-    return best;
-}
-
-bool lapic_bus_deliver(struct lapic_bus *b, const struct lapic_msg *m)
-{
-    bool taken = false;
-
-    if (m->mode == APIC_LOWEST || (m->mode == APIC_FIXED && m->lowest)) {
-        struct lapic *l = arbitrate(b, m);
-        return l && accept(l, APIC_FIXED, m->vector, m->level);
-    }
-    for (unsigned i = 0; i < b->n; i++)
-        if (match(b->lapic[i], m))
-            taken |= accept(b->lapic[i], m->mode, m->vector, m->level);
-    return taken;
-}
-
-/* SDM "Message Address Register Format" and "Message Data Register Format". */
-bool lapic_bus_msi(struct lapic_bus *b, u64 addr, u32 data)
-{
-    struct lapic_msg m = {
-        .mode = bits(data, 8, 3),
-        .vector = (u8)data,
-        .level = data & BIT(15),
-        .logical = addr & BIT(2),
-        .lowest = addr & BIT(3),
-        .dest = bits(addr, 12, 8),
-    };
-
-    if (addr >> 20 != 0xfee || m.mode == APIC_SIPI)
-        return false;
-    return lapic_bus_deliver(b, &m);
-}
-
-static void send_ipi(struct lapic *l, u32 icr, u32 dest)
-{
-    unsigned shorthand = bits(icr, 18, 2);
-    struct lapic_msg m = {
-        .mode = bits(icr, 8, 3),
-        .vector = (u8)icr,
-        .logical = icr & ICR_LOGICAL,
-        .dest32 = x2apic_mode(l),
-        .all = shorthand >= 2,
-        .except = shorthand == 3 ? l : NULL,
-        .dest = dest,
-    };
-
-    if (m.mode == APIC_REMOTE_READ || m.mode == APIC_EXTINT)
-        return;
-    /* INIT level de-assert set the arbitration ids of old CPUs and does nothing now. */
-    if (m.mode == APIC_INIT && (icr & ICR_LEVEL) && !(icr & ICR_ASSERT))
-        return;
-    if (m.mode <= APIC_LOWEST && m.vector < 16) {
-        error(l, ESR_SEND_VECTOR);
-        return;
-    }
-    if (shorthand != 1)
-        lapic_bus_deliver(l->bus, &m);
-    else if (m.mode == APIC_FIXED || m.mode == APIC_NMI)
-        accept(l, m.mode, m.vector, false);
 }
 
 /* --- registers --- */
@@ -592,7 +289,7 @@ static u64 read_reg(const struct lapic *l, unsigned r)
     case R_APR:
         return apr(l);
     case R_PPR:
-        return ppr(l);
+        return lapic_ppr(l);
     case R_LDR:
         return read_ldr(l);
     case R_DFR:
@@ -616,7 +313,7 @@ static u64 read_reg(const struct lapic *l, unsigned r)
     case R_TMICT:
         return l->tmict;
     case R_TMCCT:
-        return timer_count(l);
+        return lapic_timer_count(l);
     case R_TDCR:
         return l->tdcr;
     default:
@@ -638,7 +335,7 @@ static void write_lvt(struct lapic *l, unsigned i, u32 val)
     u32 old = l->lvt[i];
 
     if (i == LVT_TIMER)
-        timer_settle(l);
+        lapic_timer_settle(l);
     val = (val & ~LVT_READ_ONLY) | (old & LVT_READ_ONLY);
     if (!(l->svr & SVR_ENABLED))
         val |= LVT_MASKED;
@@ -646,9 +343,9 @@ static void write_lvt(struct lapic *l, unsigned i, u32 val)
         val &= ~LVT_REMOTE_IRR;
     l->lvt[i] = val;
     if (i == LVT_TIMER)
-        timer_set_mode(l, old & LVT_TIMER_MODE);
+        lapic_timer_set_mode(l, old & LVT_TIMER_MODE);
     if (i == LVT_LINT0 && l->lint[0] && (val & LVT_LEVEL))
-        fire_lvt(l, LVT_LINT0);
+        lapic_fire_lvt(l, LVT_LINT0);
     update(l);
 }
 
@@ -662,7 +359,7 @@ static void write_esr(struct lapic *l)
 static void write_icr(struct lapic *l, u64 val)
 {
     l->icr = val & ~(u64)ICR_STATUS; /* IPIs arrive at once: never "send pending" */
-    send_ipi(l, (u32)val, x2apic_mode(l) ? val >> 32 : val >> 56);
+    lapic_send_ipi(l, (u32)val, x2apic_mode(l) ? val >> 32 : val >> 56);
 }
 
 /* The value has no reserved bits set. */
@@ -700,14 +397,14 @@ static void write_reg(struct lapic *l, unsigned r, u64 val)
         write_lvt(l, r - R_LVT, (u32)val);
         break;
     case R_TMICT:
-        if (timer_mode(l) <= TIMER_PERIODIC)
-            timer_start(l, (u32)val);
+        if (lapic_timer_mode(l) <= TIMER_PERIODIC)
+            lapic_timer_start(l, (u32)val);
         break;
     case R_TDCR:
-        timer_set_divider(l, (u32)val);
+        lapic_timer_set_divider(l, (u32)val);
         break;
     case R_SELF_IPI:
-        send_ipi(l, 1u << 18 | (u32)val, 0);
+        lapic_send_ipi(l, 1u << 18 | (u32)val, 0);
         break;
     }
 }
@@ -726,7 +423,7 @@ u64 lapic_mmio_read(struct lapic *l, u64 off, unsigned size)
     unsigned r = (off & 0xfff) >> 4;
 
     if (r >= R_N || !regs[r].how || (regs[r].how & X2)) {
-        error(l, ESR_ILLEGAL_REG);
+        lapic_error(l, ESR_ILLEGAL_REG);
         return 0;
     }
     if (off & 0xf || !(regs[r].how & RD))
@@ -739,7 +436,7 @@ void lapic_mmio_write(struct lapic *l, u64 off, unsigned size, u64 val)
     unsigned r = (off & 0xfff) >> 4;
 
     if (r >= R_N || !regs[r].how || (regs[r].how & X2)) {
-        error(l, ESR_ILLEGAL_REG);
+        lapic_error(l, ESR_ILLEGAL_REG);
         return;
     }
     if (off & 0xf || size != 4 || !(regs[r].how & WR))
@@ -786,7 +483,7 @@ static int x2apic_write(struct lapic *l, unsigned r, u64 val)
 
 static void reset_regs(struct lapic *l)
 {
-    timer_stop(l);
+    lapic_timer_stop(l);
     l->tpr = 0;
     l->ldr = 0;
     l->dfr = 0xffffffff;
@@ -855,7 +552,7 @@ int lapic_msr_write(struct lapic *l, u32 msr, u64 val)
     if (msr == MSR_APIC_BASE)
         return write_base(l, val);
     if (msr == MSR_TSC_DEADLINE && l->cfg.tsc_deadline) {
-        deadline_write(l, val);
+        lapic_deadline_write(l, val);
         return 0;
     }
     if (msr >= MSR_X2APIC_FIRST && msr <= MSR_X2APIC_LAST)
@@ -863,16 +560,11 @@ int lapic_msr_write(struct lapic *l, u32 msr, u64 val)
     return -1;
 }
 
-void lapic_bus_init(struct lapic_bus *b)
-{
-    *b = (struct lapic_bus){0};
-}
-
 void lapic_init(struct lapic *l, struct lapic_bus *b, const struct lapic_config *cfg)
 {
     assert(b->n < LAPIC_MAX && cfg->apic_id < 255 && cfg->phys_bits >= 32 && cfg->phys_bits < 64);
     *l = (struct lapic){.cfg = *cfg, .bus = b};
-    timer_init(&l->timer, cfg->clock, timer_fired, l);
+    timer_init(&l->timer, cfg->clock, lapic_timer_fired, l);
     b->lapic[b->n++] = l;
     lapic_reset(l);
 }
@@ -934,9 +626,9 @@ static bool state_sane(const struct lapic *l)
             return false;
     if (l->svr & ~regs[R_SVR].mask || l->tdcr & ~regs[R_TDCR].mask || low & 0xffff)
         return false;
-    if (l->counting && (!l->tmict || timer_mode(l) >= TIMER_DEADLINE))
+    if (l->counting && (!l->tmict || lapic_timer_mode(l) >= TIMER_DEADLINE))
         return false;
-    return !l->tsc_deadline || timer_mode(l) == TIMER_DEADLINE;
+    return !l->tsc_deadline || lapic_timer_mode(l) == TIMER_DEADLINE;
 }
 
 void lapic_state(struct lapic *l, struct state *s)
@@ -960,7 +652,7 @@ void lapic_state(struct lapic *l, struct state *s)
         return;
     }
     if (l->counting)
-        timer_set(&l->timer, max_u64(l->count_start + timer_period(l), now));
+        timer_set(&l->timer, max_u64(l->count_start + lapic_timer_period(l), now));
     lapic_tsc_changed(l);
     l->intr_out = !(extint_wanted(l) || deliverable(l) >= 0); /* tell it whatever it was */
     update(l);
