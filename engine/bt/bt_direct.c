@@ -192,6 +192,7 @@ static bool arrived(struct cpu *c, struct bt_direct *x)
 {
     if (c->cpl != 3) {
         c->emitted[BT_ARRIVE] |= BT_ARRIVE_HERE;
+        x->away = 0;
         return false;
     }
     bool here = c->emitted[BT_ARRIVE] & BT_ARRIVE_HERE;
