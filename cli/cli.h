@@ -72,6 +72,7 @@ enum opt_bt {
     OPT_BT_DIRECT,
     OPT_BT_DUMP,
     OPT_PERF_MAP,
+    OPT_GDB_JIT,
     OPT_BT_END
 };
 int opts_bt(struct run_options *o, int opt, const char *arg);

@@ -72,6 +72,7 @@ static const struct option options[] = {
     {"bt-direct", required_argument, NULL, OPT_BT_DIRECT},
     {"bt-dump", required_argument, NULL, OPT_BT_DUMP},
     {"perf-map", no_argument, NULL, OPT_PERF_MAP},
+    {"gdb-jit", no_argument, NULL, OPT_GDB_JIT},
     {"verbose", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
     {0},

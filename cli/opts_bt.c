@@ -23,7 +23,8 @@ void opts_bt_help(FILE *f)
         "                       of its own (default on)\n"
         "      --bt-dump ADDR   show how the code at this address, virtual or physical, is\n"
         "                       translated\n"
-        "      --perf-map       write /tmp/perf-PID.map, for perf report\n",
+        "      --perf-map       write /tmp/perf-PID.map, for perf report\n"
+        "      --gdb-jit        tell a gdb that debugs popf itself how translated code is called\n",
         f);
 }
 
@@ -77,6 +78,9 @@ int opts_bt(struct run_options *o, int opt, const char *arg)
         return set_off(&o->cfg.no_direct, "--bt-direct", arg);
     case OPT_BT_DUMP:
         return set_dump(&o->cfg, arg);
+    case OPT_GDB_JIT:
+        o->cfg.gdb_jit = true;
+        return 0;
     default:
         o->cfg.perf_map = true;
         return 0;

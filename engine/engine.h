@@ -39,6 +39,7 @@ struct engine_bt_config {
     bool count;          /* count blocks and look-ups, for stats(): costs some percent */
     bool no_direct;      /* user code is never executed directly */
     bool perf_map;       /* names for perf in /tmp/perf-PID.map */
+    bool gdb_jit;        /* names for a gdb that debugs this process */
     bool dump;           /* show each pass of the translation of ... */
     u64 dump_at;         /* ... this RIP or guest-physical address */
     const char *kept_in; /* folder of translations kept from run to run; NULL: none. Not copied */

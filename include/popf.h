@@ -114,6 +114,7 @@ struct popf_config {
     bool no_direct;      /* never execute user code directly (engine bt) */
     bool count_blocks;   /* for popf_engine_stats(): costs some percent */
     bool perf_map;       /* write /tmp/perf-PID.map, for perf */
+    bool gdb_jit;        /* tell a gdb that debugs this process the names of translated code */
     bool bt_dump;        /* show, on standard error, how the code at ... */
     uint64_t bt_dump_at; /* ... this virtual or physical address is translated */
 

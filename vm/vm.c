@@ -62,6 +62,7 @@ static struct engine_bt_config bt_config(const struct popf_config *cfg)
                                      .no_direct = cfg->no_direct,
                                      .count = cfg->count_blocks,
                                      .perf_map = cfg->perf_map,
+                                     .gdb_jit = cfg->gdb_jit,
                                      .dump = cfg->bt_dump,
                                      .dump_at = cfg->bt_dump_at,
                                      .kept_in = cfg->code_cache};

@@ -589,6 +589,8 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
         free(bt);
         return -1;
     }
+    if (bt->set->gdb_jit)
+        bt->gdbjit = bt_gdbjit_new();
     put_stubs(bt);
     bt->interp.other = bt->keep ? find_kept : NULL;
     bt->interp.fpu_gen = cpu_fpu_generation(c);
@@ -606,6 +608,8 @@ static void cpu_detach(struct engine *en, struct cpu *c)
     if (bt->has_thread && pthread_equal(bt->thread, pthread_self()))
         sigaltstack(&(stack_t){.ss_flags = SS_DISABLE}, NULL);
     bt_direct_free(bt);
+    if (bt->gdbjit)
+        bt_gdbjit_free(bt->gdbjit);
     interp_cache_free(&bt->interp);
     free_tables(bt);
     cpu_shadow_free(c);

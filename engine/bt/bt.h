@@ -143,6 +143,7 @@ struct bt_settings {
     u64 dump_at;
     const char *kept_in;
     int perf_map; /* file descriptor; -1: none */
+    bool gdb_jit;
     bool no_direct, always_direct;
 };
 /* What stays that began at a place have gained. */
@@ -233,6 +234,7 @@ struct bt_cpu {
     u64 flushes_seen;
     struct bt_known known;
     struct bt_direct direct;
+    struct gdbjit *gdbjit; /* NULL: gdb is told nothing */
     struct bt_crossing crossing[BT_CROSSINGS];
     void *sigstack;
     size_t sigstack_size;
@@ -331,6 +333,15 @@ void bt_stats(const struct bt_cpu *bt, void (*line)(void *arg, const char *text)
 /* bt_perfmap.c: a file descriptor; -1 and *e on failure. */
 int bt_perfmap_open(struct err *e);
 void bt_perfmap_add(int fd, const u8 *code, u64 size, u64 rip, unsigned view);
+
+/* bt_gdbjit.c: the same for gdb. A CPU's names, NULL without memory; all of them go with its
+ * translations. */
+struct gdbjit *bt_gdbjit_new(void);
+void bt_gdbjit_add(struct gdbjit *g, const u8 *code, u64 size, u64 rip, unsigned view);
+void bt_gdbjit_drop(struct gdbjit *g);
+void bt_gdbjit_free(struct gdbjit *g);
+/* A translation has been made, from guest code at RIP, for whoever wants to know. */
+void bt_tell_names(struct bt_cpu *bt, const u8 *code, u64 size, unsigned view);
 
 /* An event is about to be taken: whose time was it? */
 void bt_direct_sample(struct cpu *c, struct bt_cpu *bt);

@@ -73,6 +73,8 @@ void bt_remember(struct bt_cpu *bt, unsigned view, u64 tag, const u8 *code)
 
 static void drop_all(struct bt_cpu *bt)
 {
+    if (bt->gdbjit)
+        bt_gdbjit_drop(bt->gdbjit);
     forget_jumps(bt);
     bt_known_next(&bt->known);
     bt->nfaults = 0;

@@ -514,9 +514,7 @@ static struct block *install(struct page *g, const struct keep_parts *p, unsigne
         if (relocate_sites(g, p, code, blk) && relocate_stubs(g, p, code)) {
             publish(g, p, code, blk);
             join_exits(g, p, code);
-            if (g->bt->set->perf_map >= 0)
-                bt_perfmap_add(g->bt->set->perf_map, g->bt->map.run + (code - g->bt->code),
-                               p->r->code, g->c->reg[X86_SLOT_RIP], g->view);
+            bt_tell_names(g->bt, code, p->r->code, g->view);
             kc->installed++;
             kc->blocks += p->r->nblocks;
             for (unsigned n = 0; n < p->r->nblocks; n++)

@@ -40,6 +40,16 @@ static void put_hex(struct line *l, u64 v)
         l->text[l->n++] = "0123456789abcdef"[v >> 4 * digits & 15];
 }
 
+void bt_tell_names(struct bt_cpu *bt, const u8 *code, u64 size, unsigned view)
+{
+    const u8 *run = bt->map.run + (code - bt->code);
+    u64 rip = bt->cpu->reg[X86_SLOT_RIP];
+    if (bt->set->perf_map >= 0)
+        bt_perfmap_add(bt->set->perf_map, run, size, rip, view);
+    if (bt->gdbjit)
+        bt_gdbjit_add(bt->gdbjit, run, size, rip, view);
+}
+
 void bt_perfmap_add(int fd, const u8 *code, u64 size, u64 rip, unsigned view)
 {
     struct line l = {.n = 0};

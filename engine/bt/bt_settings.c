@@ -39,6 +39,7 @@ void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg)
         .dump_at = cfg->dump_at,
         .kept_in = kept_in,
         .perf_map = -1,
+        .gdb_jit = cfg->gdb_jit,
         .one_block = cfg->one_block || is("POPF_BT_REGIONS", "off"),
         .code_size = align_up(size, PAGE_SIZE),
         .no_direct = cfg->no_direct || is("POPF_BT_DIRECT", "off"),

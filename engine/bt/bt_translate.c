@@ -482,9 +482,7 @@ bool bt_translate(struct cpu *c, struct bt_cpu *bt, struct block *b)
     bt->translated += t->r.n;
     bt->bytes += (u64)(t->e.p - bt->at);
     keep(t);
-    if (bt->set->perf_map >= 0)
-        bt_perfmap_add(bt->set->perf_map, bt->map.run + (start - bt->code), (u64)(t->e.p - start),
-                       c->reg[X86_SLOT_RIP], t->view);
+    bt_tell_names(bt, start, (u64)(t->e.p - start), t->view);
     if (bt->set->dump)
         bt_dump(t, start);
     if (bt->keep && t->nguests <= GUESTS_MAX)

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <elf.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +34,7 @@ struct counts {
     unsigned code;                                /* that the guest ended with */
     unsigned complaints;                          /* lines of log */
     unsigned regions_shown;                       /* of them, of --bt-dump */
+    unsigned names;                               /* that gdb was told */
 };
 
 static void on_stats(void *arg, const char *line)
@@ -64,7 +66,7 @@ static void on_log(void *arg, const char *line)
 
 /* Of the next machine. */
 struct look {
-    bool perf_map, dump;
+    bool perf_map, gdb_jit, dump;
     uint64_t at;
 };
 
@@ -81,6 +83,7 @@ static struct popf *create_looking(const struct folder *f, struct counts *c, str
     cfg.log = on_log;
     cfg.log_arg = c;
     cfg.perf_map = look.perf_map;
+    cfg.gdb_jit = look.gdb_jit;
     cfg.bt_dump = look.dump;
     cfg.bt_dump_at = look.at;
     cfg.count_blocks = look.dump;
@@ -90,6 +93,35 @@ static struct popf *create_looking(const struct folder *f, struct counts *c, str
 static struct popf *create(const struct folder *f, struct counts *c, struct popf_error *err)
 {
     return create_looking(f, c, (struct look){0}, err);
+}
+
+/* What gdb's manual says of its interface for compilers at run time. */
+struct jit_entry {
+    struct jit_entry *next, *prev;
+    const unsigned char *object;
+    uint64_t size;
+};
+extern struct {
+    uint32_t version, action;
+    struct jit_entry *relevant, *first;
+} __jit_debug_descriptor;
+
+/* Objects that gdb is told of; each has one symbol, and gdb can read it. */
+static unsigned count_names(void)
+{
+    unsigned n = 0;
+    for (const struct jit_entry *e = __jit_debug_descriptor.first; e; e = e->next, n++) {
+        const Elf64_Ehdr *h = (const Elf64_Ehdr *)e->object;
+        const Elf64_Shdr *sec = (const Elf64_Shdr *)(e->object + h->e_shoff);
+        assert_memory_equal(h->e_ident, ELFMAG, SELFMAG);
+        assert_int_equal(sec[2].sh_type, SHT_SYMTAB);
+        const Elf64_Sym *sym = (const Elf64_Sym *)(e->object + sec[2].sh_offset) + 1;
+        const char *name = (const char *)e->object + sec[sec[2].sh_link].sh_offset + sym->st_name;
+        assert_memory_equal(name, "guest_", 6);
+        assert_int_equal(sym->st_value, sec[sym->st_shndx].sh_addr);
+        assert_true(sym->st_size > 0 && sym->st_size == sec[sym->st_shndx].sh_size);
+    }
+    return n;
 }
 
 /* False and *err if it does not end as it should. */
@@ -105,6 +137,7 @@ static bool try_run(const struct folder *f, struct look look, struct counts *c,
         !popf_start(vm, err) && !popf_wait_ms(vm, &how, LIMIT_MS) && how.end == POPF_END_DEBUG_EXIT;
     c->code = how.code;
     popf_engine_stats(vm, on_stats, c);
+    c->names = count_names();
     popf_destroy(vm);
     return good;
 }
@@ -385,6 +418,11 @@ static void test_looking_inside(void **state)
     fclose(f);
     unlink(path);
     assert_int_equal(lines, plain.translated);
+    assert_int_equal(plain.names, 0);
+    struct counts named = run_looking(*state, (struct look){.gdb_jit = true});
+    assert_int_equal(named.names, named.translated + named.kept);
+    assert_true(named.names > 0);
+    assert_int_equal(count_names(), 0);
     struct counts shown = run_looking(*state, (struct look){.dump = true, .at = rip});
     assert_int_equal(shown.code, plain.code);
     assert_true(shown.regions_shown > 0);
