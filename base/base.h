@@ -98,6 +98,12 @@ int err_set(struct err *e, const char *fmt, ...) PRINTF(2, 3);
 /* Like err_set(), with ": " and strerror(errno) appended. */
 int err_errno(struct err *e, const char *fmt, ...) PRINTF(2, 3);
 
+/*
+ * Zeros, for munmap(), that take room where they are touched; NULL and errno without address space.
+ * Processes that are cloned from ours do not have them, so that neither side pays for copies.
+ */
+void *reserve_memory(size_t size);
+
 /* What `--trace` can show; the bit numbers of struct log.mask. ORDER TRACE: log.c has the names. */
 enum trace {
     TRACE_EXIT,  /* engine exits */

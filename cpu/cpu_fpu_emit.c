@@ -564,13 +564,11 @@ static int map_twice(struct cpu_fpu *f, struct err *e)
 
 int cpu_fpu_emit_init(struct cpu_fpu *f, struct err *e)
 {
-    void *p = mmap(NULL, STUBS_MAX * sizeof *f->stub, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED)
+    f->stub = reserve_memory(STUBS_MAX * sizeof *f->stub);
+    if (!f->stub)
         return err_errno(e, "table of FP instructions: mmap");
-    f->stub = p;
-    p = mmap(NULL, STUB_CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, STUB_CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p != MAP_FAILED)
         f->code = f->code_rw = p;
     else if (map_twice(f, e))

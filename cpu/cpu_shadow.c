@@ -11,27 +11,20 @@
 
 #define TABLE_PAGES (SHADOW_SIZE / PAGE_SIZE)
 
-static void *reserve(size_t size)
-{
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
 int cpu_shadow_init(struct cpu *c, struct err *e)
 {
     if (!c->spaced || !c->mem->spaced)
         return err_set(e,
                        "the translator finds no host addresses for the guest's memory (too much of "
                        "it, or a sanitizer build); use --engine interp");
-    struct shadow *s = reserve(sizeof(*s));
+    struct shadow *s = reserve_memory(sizeof(*s));
     if (!s)
         return err_errno(e, "cannot allocate the shadow page table");
     c->shadow_table = s;
     s->table = cpu_window(c);
     s->npages = c->mem->npages;
-    s->writer = reserve(max_u64(s->npages, 1) * sizeof(*s->writer));
-    s->touched = reserve(TABLE_PAGES / 8);
+    s->writer = reserve_memory(max_u64(s->npages, 1) * sizeof(*s->writer));
+    s->touched = reserve_memory(TABLE_PAGES / 8);
     s->touched_max = 1024 + (unsigned)(s->npages / 128);
     if (!s->writer || !s->touched ||
         mprotect((void *)s->table, SHADOW_SIZE, PROT_READ | PROT_WRITE)) {

@@ -17,13 +17,6 @@
 /* Room for the code tracking of 4 TiB of RAM; untouched parts cost nothing. */
 #define MEM_PAGES_MAX (1ull << 30)
 
-static void *reserve(u64 size)
-{
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
 int mem_init(struct mem *m, struct err *e)
 {
     *m = (struct mem){.spaced = true};
@@ -102,8 +95,8 @@ int mem_add_ram(struct mem *m, gpa_t gpa, u64 size, bool rom, struct err *e)
     bool spaced;
     u8 *host = va_reserve(size, PROT_READ | PROT_WRITE, &spaced);
     u64 npages = m->npages + pages;
-    void *map = reserve(npages * sizeof(*m->code_map));
-    void *gen = reserve(npages * sizeof(*m->code_gen));
+    void *map = reserve_memory(npages * sizeof(*m->code_map));
+    void *gen = reserve_memory(npages * sizeof(*m->code_gen));
     if (!host || !map || !gen) {
         int saved = errno;
         if (host)
@@ -187,7 +180,7 @@ void mem_fence_all_threads(void)
         return;
     /* Forbidden here (a seccomp filter). mprotect of a touched page makes the kernel interrupt
      * every CPU that runs this process, which is the same fence at a higher price. */
-    void *p = reserve(PAGE_SIZE);
+    void *p = reserve_memory(PAGE_SIZE);
     if (!p)
         return;
     *(volatile u8 *)p = 1;

@@ -449,12 +449,6 @@ static struct engine *create(const struct engine_config *cfg, struct err *e)
     return &en->engine;
 }
 
-static void *reserve(size_t size, int prot)
-{
-    void *p = mmap(NULL, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
 static void put_stubs(struct bt_cpu *bt)
 {
     const u8 *const target[BT_STUB_SENTINEL] = {
@@ -519,7 +513,7 @@ static int make_views(struct bt_cpu *bt)
             base[n] = (u64)bt->map.run + (BT_STUB_SENTINEL + v) * BT_STUB_SIZE;
         *bt_slot(bt, v, 0) = bt_no_tag(0); /* all zero, they would match RIP 0 */
         *bt_slot(bt, v, 1) = bt_no_tag(1);
-        bt->filled[v] = reserve(BT_JUMPS * sizeof(u16), PROT_READ | PROT_WRITE);
+        bt->filled[v] = reserve_memory(BT_JUMPS * sizeof(u16));
         if (!bt->filled[v])
             return -1;
         bt_reset_stack(bt, v);
@@ -534,9 +528,9 @@ static int make_tables(struct bt_cpu *bt, struct err *e)
     bt->code = bt->map.write;
     bt->code_end = bt->code + bt->set->code_size;
     bt->at = bt->code + BT_STUBS * BT_STUB_SIZE;
-    bt->fault = reserve(BT_FAULTS_MAX * sizeof(*bt->fault), PROT_READ | PROT_WRITE);
+    bt->fault = reserve_memory(BT_FAULTS_MAX * sizeof(*bt->fault));
     bt->sigstack_size = 16 * KiB + align_up(max_u64(getauxval(AT_MINSIGSTKSZ), 4096), PAGE_SIZE);
-    bt->sigstack = reserve(bt->sigstack_size, PROT_READ | PROT_WRITE);
+    bt->sigstack = reserve_memory(bt->sigstack_size);
     bt->tr = bt_tr_new();
     if (bt->engine->keep && !(bt->keep = bt_keep_attach(bt->engine->keep)))
         return err_set(e, "out of memory for kept translations");

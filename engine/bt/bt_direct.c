@@ -48,11 +48,8 @@ static void note_page(struct bt_direct *x, struct cpu *c, unsigned bits)
 {
     struct walk w;
     const struct mem_region *r;
-    if (!x->known) {
-        void *p = mmap(NULL, known_size(c), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        x->known = p == MAP_FAILED ? NULL : p;
-    }
+    if (!x->known)
+        x->known = reserve_memory(known_size(c));
     if (!x->known || !cpu_walk(c, c->reg[X86_SLOT_RIP], WALK_PEEK, &w) ||
         !(r = mem_find(c->mem, w.gpa)))
         return;

@@ -153,9 +153,7 @@ static void make_elf(struct elf *f, const u8 *code, u64 size)
 
 struct gdbjit *bt_gdbjit_new(void)
 {
-    void *p = mmap(NULL, sizeof(struct gdbjit), PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    return reserve_memory(sizeof(struct gdbjit));
 }
 
 void bt_gdbjit_add(struct gdbjit *g, const u8 *code, u64 size, u64 rip, unsigned view)

@@ -231,13 +231,6 @@ struct keep *bt_keep_open(const char *path, const struct cpu_model *model,
 
 /* --- of a CPU --- */
 
-static void *reserve(size_t size)
-{
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
 #define OWN_INDEX (sizeof(struct keep_index) << KEEP_OWN_BITS)
 
 static void free_cpu(struct keep_cpu *kc)
@@ -255,8 +248,8 @@ struct keep_cpu *bt_keep_attach(struct keep *k)
     if (!kc)
         return NULL;
     kc->keep = k;
-    kc->record = reserve(KEEP_OWN_SIZE);
-    kc->index = reserve(OWN_INDEX);
+    kc->record = reserve_memory(KEEP_OWN_SIZE);
+    kc->index = reserve_memory(OWN_INDEX);
     kc->own = (struct keep_segment){
         .record = kc->record, .index = kc->index, .index_bits = KEEP_OWN_BITS};
     if (kc->record && kc->index)

@@ -33,7 +33,10 @@ static int map_once(struct bt_code *m)
     }
     m->write = m->run = map(m->size, PROT_READ | PROT_WRITE | PROT_EXEC,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-    return m->write ? 0 : -1;
+    if (!m->write)
+        return -1;
+    madvise(m->write, m->size, MADV_DONTFORK);
+    return 0;
 }
 
 static int map_file_twice(struct bt_code *m, int fd)

@@ -499,9 +499,8 @@ struct direct *direct_new(struct cpu *c, struct direct_hosts *hosts)
     pthread_mutex_init(&d->lock, NULL);
     for (unsigned n = 0; n < SPACES; n++)
         d->space[n] = (struct space){.file = -1, .host_cpu = -1};
-    d->verdict = mmap(NULL, max_u64(c->mem->npages, 1) * sizeof(*d->verdict),
-                      PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (d->verdict == MAP_FAILED) {
+    d->verdict = reserve_memory(max_u64(c->mem->npages, 1) * sizeof(*d->verdict));
+    if (!d->verdict) {
         free(d);
         return NULL;
     }

@@ -296,13 +296,6 @@ int space_move_stub(struct direct *d, struct space *s)
 
 /* --- life --- */
 
-static void *reserve(size_t size)
-{
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
 /* Everything of the monitor's goes. */
 static int settle(struct direct *d, struct space *s)
 {
@@ -331,9 +324,9 @@ static int start(struct direct *d, struct space *s)
     s->file = -1;
     if (make_file(s))
         return -1;
-    s->mapping = reserve(MAPPINGS_MAX * sizeof(*s->mapping));
-    s->hash = reserve(sizeof(*s->hash) << MAPPING_HASH);
-    s->wrote = reserve(align_up(m->npages / 8 + 8, PAGE_SIZE));
+    s->mapping = reserve_memory(MAPPINGS_MAX * sizeof(*s->mapping));
+    s->hash = reserve_memory(sizeof(*s->hash) << MAPPING_HASH);
+    s->wrote = reserve_memory(align_up(m->npages / 8 + 8, PAGE_SIZE));
     if (!s->mapping || !s->hash || !s->wrote)
         return -1;
     s->stub = choose_stub(d->cpu);

@@ -21,13 +21,6 @@
 #define FILLS_FIRST 6
 #define ARENA_GROWS 4
 
-static void *reserve(size_t size)
-{
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
 static size_t hash_size(const struct interp_cpu *ic)
 {
     return sizeof(*ic->hash) << ic->hash_bits;
@@ -40,8 +33,8 @@ int interp_cache_init(struct interp_cpu *ic, size_t first, size_t most, struct e
         ic->hash_bits++;
     ic->arena_size = most;
     ic->arena_limit = first;
-    ic->arena = reserve(most);
-    ic->hash = reserve(hash_size(ic));
+    ic->arena = reserve_memory(most);
+    ic->hash = reserve_memory(hash_size(ic));
     if (ic->arena && ic->hash)
         return 0;
     err_errno(e, "cannot allocate %zu KiB for decoded code", most >> 10);
