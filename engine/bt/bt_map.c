@@ -36,6 +36,7 @@ static int map_once(struct bt_code *m)
     if (!m->write)
         return -1;
     madvise(m->write, m->size, MADV_DONTFORK);
+    madvise(m->write, m->size, MADV_HUGEPAGE); /* fewer faults, and misses of the TLB */
     return 0;
 }
 
