@@ -11,6 +11,9 @@
  * on the host; its owner always keeps read and write (and search), whatever the guest took away:
  * the guest's root would not be stopped either. Set-user-ID never reaches the host.
  *
+ * Who writes to a file, truncates or gives it away takes set-user-ID from it, as Linux's local file
+ * systems do (file_remove_privs()): the host's kernel cannot, for what it sees is no set-user-ID.
+ *
  * Symbolic links cannot have user attributes: their owner is the host's, and chown is ignored.
  */
 #include <errno.h>
@@ -285,7 +288,6 @@ static int store_by_force(const char *path, struct attr *a)
 static int update(struct share *s, const char *path, mode_t type, const struct attr *want)
 {
     struct attr a;
-    pthread_mutex_lock(&s->attr_lock);
     int err = load(path, &a);
     if (!err) {
         merge(&a, want, type);
@@ -293,7 +295,6 @@ static int update(struct share *s, const char *path, mode_t type, const struct a
         if (err == EACCES)
             err = store_by_force(path, &a);
     }
-    pthread_mutex_unlock(&s->attr_lock);
     if (!err && (want->have & HAVE_MODE))
         host_chmod(s, path, want->mode, type == S_IFDIR); /* fails if the file is another's */
     return err;
@@ -312,8 +313,8 @@ static int passthrough(struct share *s, int fd, mode_t type, const struct attr *
     return 0;
 }
 
-/* Sets owner and mode of the file behind an O_PATH descriptor. */
-static int set(struct share *s, int fd, mode_t type, const struct attr *want)
+/* Sets owner and mode of the file behind an O_PATH descriptor. attr_lock is held. */
+static int set_locked(struct share *s, int fd, mode_t type, const struct attr *want)
 {
     if (s->mapped && type == S_IFLNK)
         return 0;
@@ -327,6 +328,53 @@ static int set(struct share *s, int fd, mode_t type, const struct attr *want)
     }
     return passthrough(s, fd, type, want);
 }
+
+static int set(struct share *s, int fd, mode_t type, const struct attr *want)
+{
+    pthread_mutex_lock(&s->attr_lock);
+    int err = set_locked(s, fd, type, want);
+    pthread_mutex_unlock(&s->attr_lock);
+    return err;
+}
+
+/* --- set-user-ID --- */
+
+/* Set-group-ID without execution by the group is mandatory locking's, and no privilege. */
+static mode_t privileges(mode_t mode)
+{
+    if (!S_ISREG(mode))
+        return 0;
+    return mode & (S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
+}
+
+/* Sets what is wanted and takes the privileges; locked, or a chmod in between would be undone. */
+static int set_and_drop(struct share *s, const struct share_node *n, struct attr want)
+{
+    struct stat st;
+    pthread_mutex_lock(&s->attr_lock);
+    int err = share_attr_stat(s, n, &st);
+    if (!err && privileges(st.st_mode)) {
+        want.mode = st.st_mode & 07777 & ~privileges(st.st_mode);
+        want.have |= HAVE_MODE;
+    }
+    if (!err && want.have)
+        err = set_locked(s, n->fd, n->type, &want);
+    pthread_mutex_unlock(&s->attr_lock);
+    return err;
+}
+
+int share_attr_written(struct share *s, const struct share_node *n, u32 uid)
+{
+    struct stat st;
+    if (!uid || n->type != S_IFREG)
+        return 0;
+    int err = share_attr_stat(s, n, &st);
+    if (err || !privileges(st.st_mode))
+        return err;
+    return set_and_drop(s, n, (struct attr){0});
+}
+
+/* --- new files, and Tsetattr --- */
 
 int share_attr_new(struct share *s, int fd, mode_t type, u32 uid, u32 gid, mode_t mode, u64 rdev)
 {
@@ -394,10 +442,20 @@ static int resize(const struct share_ref *r, u64 size)
     return truncate(path.name, size) ? errno : 0;
 }
 
+/* A mode that comes along is the client's word. To give away costs root the privileges too. */
+static int apply_attr(struct share *s, const struct setattr *a, const struct share_ref *r)
+{
+    if (a->valid & SETATTR_MODE)
+        return set(s, r->node->fd, r->node->type, &a->want);
+    if (a->valid & (SETATTR_UID | SETATTR_GID))
+        return set_and_drop(s, r->node, a->want);
+    return a->valid & SETATTR_SIZE ? share_attr_written(s, r->node, r->fid->uid) : 0;
+}
+
 static int apply(struct share *s, const struct setattr *a, const struct share_ref *r)
 {
     struct share_proc path = share_proc(r->node->fd);
-    int err = a->want.have ? set(s, r->node->fd, r->node->type, &a->want) : 0;
+    int err = apply_attr(s, a, r);
     if (!err && (a->valid & SETATTR_SIZE))
         err = resize(r, a->size);
     if (!err && (a->valid & (SETATTR_ATIME | SETATTR_MTIME)) &&

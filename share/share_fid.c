@@ -275,7 +275,7 @@ int share_fid_inode(struct share *s, u32 high, struct share_node *node, u32 *num
     else if (f)
         share_node_put(s, node);
     else
-        f = make_new(s, high, SHARE_NOUID, node);
+        f = make_new(s, high, 0, node); /* the client sees to set-user-ID */
     if (f) {
         f->lookups++;
         *p = f;

@@ -24,7 +24,7 @@ static bool writes(u32 flags)
 }
 
 /* Opens the file behind an O_PATH descriptor whose type is known. A descriptor or -errno. */
-static int open_node(const struct share_node *n, u32 flags)
+static int open_node(struct share *s, const struct share_node *n, u32 flags, u32 uid)
 {
     struct share_proc path = share_proc(n->fd);
     if (n->type == S_IFDIR) {
@@ -37,7 +37,12 @@ static int open_node(const struct share_node *n, u32 flags)
         flags &= FLAGS_KEPT;
     }
     int fd = open(path.name, flags | O_CLOEXEC | O_NOCTTY);
-    return fd < 0 ? -errno : fd;
+    if (fd < 0)
+        return -errno;
+    int err = flags & O_TRUNC ? share_attr_written(s, n, uid) : 0;
+    if (err)
+        close(fd);
+    return err ? -err : fd;
 }
 
 static int reserve(struct share *s)
@@ -71,7 +76,7 @@ static int open_fid(struct share *s, struct share_ref *r, u32 flags, struct stat
     int err = reserve(s);
     if (err)
         return err;
-    int fd = open_node(r->node, flags);
+    int fd = open_node(s, r->node, flags, r->fid->uid);
     if (fd < 0 || fstat(fd, st)) {
         err = fd < 0 ? -fd : errno;
         if (fd >= 0)
@@ -136,7 +141,7 @@ static int open_old(struct share *s, struct share_ref *dir, const struct lcreate
     pthread_mutex_lock(&s->lock);
     err = share_node_pin(s, *n);
     pthread_mutex_unlock(&s->lock);
-    int fd = err ? -err : open_node(*n, c->flags);
+    int fd = err ? -err : open_node(s, *n, c->flags, dir->fid->uid);
     pthread_mutex_lock(&s->lock);
     if (!err)
         share_node_unpin(s, *n);
@@ -249,6 +254,14 @@ int share_file_pwrite(const struct share_ref *r, u64 offset, const u8 *data, u32
     return 0;
 }
 
+/* As on a local file system, a write of nothing costs no privilege. */
+static int write_file(struct share *s, const struct share_ref *r, u64 offset, const u8 *data,
+                      u32 *count)
+{
+    int err = *count && r->fid->fd >= 0 ? share_attr_written(s, r->node, r->fid->uid) : 0;
+    return err ? err : share_file_pwrite(r, offset, data, count);
+}
+
 int share_file_write(struct share *s, struct share_in *in, struct share_out *out)
 {
     struct share_ref r;
@@ -260,7 +273,7 @@ int share_file_write(struct share *s, struct share_in *in, struct share_out *out
     if (err)
         return err;
     if (r.kind == FID_FILE)
-        err = share_file_pwrite(&r, offset, data, &count);
+        err = write_file(s, &r, offset, data, &count);
     else
         err = share_xattr_write(&r, offset, data, count);
     share_fid_drop(s, &r);

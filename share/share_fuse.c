@@ -437,16 +437,16 @@ static int rename2(struct share *s, const struct fuse_in *h, struct share_in *in
 /* --- files --- */
 
 /* A handle for the inode that is not open yet. */
-static int new_handle(struct share *s, u64 nodeid, u32 *fh)
+static int new_handle(struct share *s, const struct fuse_in *h, u32 *fh)
 {
     struct share_ref r;
-    int err = share_fid_grab(s, fid_of(nodeid), &r);
+    int err = share_fid_grab(s, fid_of(h->nodeid), &r);
     if (err)
         return err;
     pthread_mutex_lock(&s->lock);
     share_node_ref(r.node);
     pthread_mutex_unlock(&s->lock);
-    err = share_fid_new(s, HIGH_HANDLE, SHARE_NOUID, r.node, fh);
+    err = share_fid_new(s, HIGH_HANDLE, h->uid, r.node, fh);
     share_fid_drop(s, &r);
     return err;
 }
@@ -462,7 +462,7 @@ static int open_(struct share *s, const struct fuse_in *h, struct share_in *in,
 {
     struct call c;
     u32 fh, flags = share_in_u32(in);
-    int err = in->err ? in->err : new_handle(s, h->nodeid, &fh);
+    int err = in->err ? in->err : new_handle(s, h, &fh);
     if (err)
         return err;
     struct share_out *args = compose(&c);

@@ -144,6 +144,13 @@ int share_attr_stat(struct share *s, const struct share_node *n, struct stat *st
 /* Writes what the guest wants for a new file: uid (or SHARE_NOUID), gid, mode with its type. */
 int share_attr_new(struct share *s, int fd, mode_t type, u32 uid, u32 gid, mode_t mode, u64 rdev);
 
+/*
+ * The user writes to the file: set-user-ID goes, and set-group-ID where the group may execute.
+ * Before the data are there. Whether a process of the guest has CAP_FSETID nobody says: root (0)
+ * has it, and others, SHARE_NOUID too, do not. 0 or an errno.
+ */
+int share_attr_written(struct share *s, const struct share_node *n, u32 uid);
+
 /* The permission bits that the host's file gets for the guest's mode. */
 mode_t share_attr_host_mode(const struct share *s, mode_t mode, bool dir);
 

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "share/share.h"
@@ -239,6 +240,12 @@ static inline void stop(struct client *c)
     share_close(c->s);
     snprintf(cmd, sizeof(cmd), "rm -rf '%s'", c->top);
     assert_int_equal(system(cmd), 0);
+}
+
+/* Are attributes kept in user.popf.attr here? */
+static inline bool mapped(struct client *c)
+{
+    return getxattr(c->dir, "user.popf.attr", NULL, 0) >= 0 || errno == ENODATA;
 }
 
 /* A path on the host: `name` in the shared folder. Good until the next call but one. */

@@ -17,11 +17,6 @@ static struct client *begin(struct share_config cfg)
 
 #define BEGIN() begin((struct share_config){0})
 
-static bool mapped(struct client *c)
-{
-    return getxattr(c->dir, "user.popf.attr", NULL, 0) >= 0 || errno == ENODATA;
-}
-
 static void test_version(void **state)
 {
     struct client *c = BEGIN();

@@ -163,6 +163,35 @@ static void test_io(void **state)
     stop(c);
 }
 
+static u32 mode_of(struct client *c, u64 nodeid)
+{
+    struct fuse_attr_out o;
+    assert_int_equal(fuse(c, FUSE_GETATTR, nodeid, "ddq", 0, 0, (u64)0), 0);
+    memcpy(&o, c->reply + c->pos, sizeof(o));
+    return o.attr.mode & 07777;
+}
+
+/* The client sees to set-user-ID itself, but for FUSE_ATOMIC_O_TRUNC. */
+static void test_set_user_id(void **state)
+{
+    struct client *c = BEGIN();
+    struct fuse_setattr_in chmod = {.valid = 1, .mode = 06777}, resize = {.valid = 8, .size = 3};
+    u64 a, fh = create9(c, 1, "a", &a);
+    if (!mapped(c)) {
+        stop(c);
+        skip();
+    }
+    assert_int_equal(fuse(c, FUSE_SETATTR, a, "p", &chmod, (int)sizeof(chmod)), 0);
+    assert_int_equal(fuse(c, FUSE_SETATTR, a, "p", &resize, (int)sizeof(resize)), 0);
+    assert_int_equal(fuse(c, FUSE_WRITE, a, IO_FMT "p", IO(fh, 0, 5), "hello", 5), 0);
+    assert_int_equal(mode_of(c, a), 06777);
+    assert_int_not_equal(open9(c, a, O_WRONLY), 0);
+    assert_int_equal(mode_of(c, a), 06777);
+    assert_int_not_equal(open9(c, a, O_WRONLY | O_TRUNC), 0);
+    assert_int_equal(mode_of(c, a), 0777);
+    stop(c);
+}
+
 static void test_names(void **state)
 {
     struct client *c = BEGIN();
@@ -282,7 +311,7 @@ int main(void)
         cmocka_unit_test(test_session),    cmocka_unit_test(test_inodes),
         cmocka_unit_test(test_io),         cmocka_unit_test(test_names),
         cmocka_unit_test(test_no_way_out), cmocka_unit_test(test_xattrs),
-        cmocka_unit_test(test_readonly),
+        cmocka_unit_test(test_readonly),   cmocka_unit_test(test_set_user_id),
     };
     umask(0);
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -33,6 +33,7 @@ cp "$here/share_guest.sh" "$root/test.sh"
 peer=$SCRATCH/vsock_peer
 if ! cc -O1 -static -o "$peer" "$here/vsock_peer.c" 2>"$SCRATCH/log" ||
     ! cc $bits -O1 -static -o "$root/vsock_peer" "$here/vsock_peer.c" 2>"$SCRATCH/log" ||
+    ! cc $bits -O1 -static -o "$root/as_user" "$here/as_user.c" 2>"$SCRATCH/log" ||
     ! cc $bits -O1 -static -o "$root/fsx" "$here/fsx.c" 2>"$SCRATCH/log"; then
     skip "$name" "no static C library: $(tail_of "$SCRATCH/log")"
     exit 0

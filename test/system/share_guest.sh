@@ -43,6 +43,18 @@ echo hello >a
 check "chown" chown 7:8 a
 check "chmod" chmod 4711 a
 is "mode and owner" "$(stat -c '%f %u %g' a)" "89c9 7 8"
+check "a user's write" chmod 6777 a
+check "a user's write" /as_user 9 dd if=/dev/zero of=a bs=1 count=1 conv=notrunc
+is "mode after a user's write" "$(stat -c '%a %s' a)" "777 6"
+echo hello >a
+check "a user's truncation" chmod 6777 a
+check "a user's truncation" /as_user 9 sh -c ': >a'
+is "mode after a user's truncation" "$(stat -c '%a %s' a)" "777 0"
+check "root's write" chmod 6777 a
+check "root's write" sh -c 'echo hello >a'
+is "mode after root's write" "$(stat -c '%a %s' a)" "6777 6"
+check "chown to another" chown 8:8 a
+is "mode after chown" "$(stat -c '%a %s' a)" "777 6"
 check "hard link" ln a b
 is "links" "$(stat -c %h b)" 2
 check "symbolic link" ln -s a l
