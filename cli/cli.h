@@ -5,6 +5,7 @@
 #ifndef POPF_CLI_H
 #define POPF_CLI_H
 
+#include <getopt.h>
 #include <stdio.h>
 
 #include "cli/seed.h"
@@ -75,6 +76,31 @@ enum opt_bt {
     OPT_GDB_JIT,
     OPT_BT_END
 };
+
+/* The rest of them: opts.c. */
+enum {
+    OPT_ENTRY = OPT_BT_END,
+    OPT_NO_REBOOT,
+    OPT_DEBUG_EXIT,
+    OPT_TRACE,
+    OPT_STATS,
+    OPT_TIMEOUT,
+    OPT_MAX,
+    OPT_CPU,
+    OPT_DISK,
+    OPT_SNAPSHOT,
+    OPT_NET,
+    OPT_ALLOW,
+    OPT_PCAP,
+    OPT_SHARE,
+    OPT_VSOCK,
+    OPT_CONSOLE,
+    OPT_PORT,
+    OPT_RNG,
+    OPT_BALLOON,
+    OPT_GDB,
+    OPT_NAME,
+};
 int opts_bt(struct run_options *o, int opt, const char *arg);
 void opts_bt_help(FILE *f);
 
@@ -87,6 +113,9 @@ int image_main(int argc, char **argv);
 int doctor_main(int argc, char **argv);
 
 void run_help(FILE *f);
+
+/* The long options of popf run, for getopt_long(). */
+const struct option *run_long_options(void);
 void run_cpu_help(FILE *f);
 void image_help(FILE *f);
 void doctor_help(FILE *f);

@@ -26,7 +26,7 @@ enum {
     OPT_COMPAT,
     OPT_LAZY,
     OPT_FORCE,
-    OPT_SNAPSHOT,
+    OPT_IMAGE_SNAPSHOT,
     OPT_JSON,
     OPT_SHRINK,
     OPT_REPAIR,
@@ -43,7 +43,7 @@ static const struct option options[] = {
     {"lazy-refcounts", no_argument, NULL, OPT_LAZY},
     {"force", no_argument, NULL, OPT_FORCE},
     {"compress", no_argument, NULL, 'c'},
-    {"snapshot", required_argument, NULL, OPT_SNAPSHOT},
+    {"snapshot", required_argument, NULL, OPT_IMAGE_SNAPSHOT},
     {"quiet", no_argument, NULL, 'q'},
     {"json", no_argument, NULL, OPT_JSON},
     {"shrink", no_argument, NULL, OPT_SHRINK},
@@ -143,7 +143,7 @@ static int set_option(struct wish *w, int opt, const char *arg)
         return 0;
     case OPT_COMPAT:
         return set_compat(w, arg);
-    case OPT_SNAPSHOT:
+    case OPT_IMAGE_SNAPSHOT:
         w->snapshot = arg;
         return 0;
     default:
@@ -195,7 +195,7 @@ static const struct rule rules[] = {
     {"convert",
      "fObcq",
      {OPT_BACKING_FORMAT, OPT_CLUSTER, OPT_COMPRESSION, OPT_COMPAT, OPT_LAZY, OPT_FORCE,
-      OPT_SNAPSHOT},
+      OPT_IMAGE_SNAPSHOT},
      2,
      2,
      "FROM TO"},

@@ -487,6 +487,8 @@ static void free_tables(struct bt_cpu *bt)
 {
     if (bt->keep)
         bt_keep_detach(bt->keep);
+    if (bt->gdbjit)
+        bt_gdbjit_free(bt->gdbjit);
     bt_code_unmap(&bt->map);
     if (bt->fault)
         munmap(bt->fault, BT_FAULTS_MAX * sizeof(*bt->fault));
@@ -534,6 +536,8 @@ static int make_tables(struct bt_cpu *bt, struct err *e)
     bt->tr = bt_tr_new();
     if (bt->engine->keep && !(bt->keep = bt_keep_attach(bt->engine->keep)))
         return err_set(e, "out of memory for kept translations");
+    if (bt->set->gdb_jit && !(bt->gdbjit = bt_gdbjit_new()))
+        return err_errno(e, "no memory for names of translations; leave out --gdb-jit");
     bt->body_count = calloc(x86_row_count, sizeof(*bt->body_count));
     if (!bt->fault || !bt->sigstack || !bt->tr || !bt->body_count || make_views(bt))
         return err_errno(e, "cannot allocate the translator's tables");
@@ -583,8 +587,6 @@ static int cpu_attach(struct engine *en, struct cpu *c, struct err *e)
         free(bt);
         return -1;
     }
-    if (bt->set->gdb_jit)
-        bt->gdbjit = bt_gdbjit_new();
     put_stubs(bt);
     bt->interp.other = bt->keep ? find_kept : NULL;
     bt->interp.fpu_gen = cpu_fpu_generation(c);
@@ -602,8 +604,6 @@ static void cpu_detach(struct engine *en, struct cpu *c)
     if (bt->has_thread && pthread_equal(bt->thread, pthread_self()))
         sigaltstack(&(stack_t){.ss_flags = SS_DISABLE}, NULL);
     bt_direct_free(bt);
-    if (bt->gdbjit)
-        bt_gdbjit_free(bt->gdbjit);
     interp_cache_free(&bt->interp);
     free_tables(bt);
     cpu_shadow_free(c);

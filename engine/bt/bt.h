@@ -146,6 +146,7 @@ struct bt_settings {
     bool gdb_jit;
     bool no_direct, always_direct;
 };
+
 /* What stays that began at a place have gained. */
 struct bt_guess {
     u32 place; /* physical, but for what the table's index says */

@@ -17,8 +17,8 @@
 #include "engine/bt/bt.h"
 #include "engine/direct/direct.h"
 
-#define STREAK_SURE    5    /* ... that end a pause: it may have been for others */
 #define STREAK         2    /* samples in a row */
+#define STREAK_SURE    5    /* ... that end a pause: it may have been for others */
 #define DECLINED_MOST  1000 /* arrivals in a row: each costs as much as a hundred instructions */
 #define AWAY_MOST      32   /* blocks */
 #define PAUSE_SHORTEST 2    /* logarithms, in samples */
@@ -205,7 +205,7 @@ static void stay_away(struct bt_direct *x, struct cpu *c, struct bt_guess *g)
     x->away = x->away ? x->away - 1 : AWAY_MOST;
     if (x->away)
         c->emitted[BT_ARRIVE] |= BT_ARRIVE_HERE;
-    else if (g)
+    else if (g && g->gain > -GAIN_MOST)
         g->gain -= RETURN_COST;
 }
 

@@ -53,6 +53,11 @@ struct direct_stats {
     u64 ended[DIRECT_ENDS];
 };
 
+/*
+ * The process's SIGCHLD gets SA_NOCLDSTOP, if it has no handler, as soon as a space is started:
+ * each stop would wake some thread else.
+ */
+
 /* Tries whether this host lets a process be traced: 0, or -1 and the reason in *e. */
 int direct_usable(struct err *e);
 

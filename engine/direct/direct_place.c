@@ -21,7 +21,7 @@ static u64 now(void)
     return (u64)t.tv_sec * 1000000000ull + (u64)t.tv_nsec;
 }
 
-static void send(struct direct *d, struct space *s, int host_cpu)
+static void move_space(struct direct *d, struct space *s, int host_cpu)
 {
     cpu_set_t one;
     if (s->host_cpu == host_cpu)
@@ -32,6 +32,9 @@ static void send(struct direct *d, struct space *s, int host_cpu)
     if (sched_setaffinity(s->pid, sizeof(one), host_cpu < 0 ? &d->allowed : &one) == 0)
         s->host_cpu = host_cpu;
 }
+
+static_assert(CPU_SETSIZE == 64 * ARRAY_SIZE(((struct direct_hosts *)0)->held),
+              "held[] has a bit for each");
 
 /* True if no other has it. */
 static bool take(struct direct *d, int cpu)
@@ -89,7 +92,7 @@ void place_before(struct direct *d, struct space *s)
     d->began = now();
     if (d->host_cpu < 0 && d->began >= d->free_until)
         hold(d);
-    send(d, s, d->host_cpu);
+    move_space(d, s, d->host_cpu);
 }
 
 void place_after(struct direct *d, u64 used)

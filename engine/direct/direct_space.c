@@ -307,11 +307,12 @@ static int settle(struct direct *d, struct space *s)
 }
 
 /* The kernel would tell the whole of our process of each stop, and wake a thread that takes SIGCHLD
- * for it. */
+ * for it. Who has a handler keeps what he set. */
 static void silence_stops(void)
 {
     struct sigaction a;
-    if (sigaction(SIGCHLD, NULL, &a) == 0 && !(a.sa_flags & SA_NOCLDSTOP)) {
+    if (sigaction(SIGCHLD, NULL, &a) == 0 && a.sa_handler == SIG_DFL &&
+        !(a.sa_flags & SA_NOCLDSTOP)) {
         a.sa_flags |= SA_NOCLDSTOP;
         sigaction(SIGCHLD, &a, NULL);
     }

@@ -6,12 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <getopt.h>
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/cli.h"
 #include "cli/conf.h"
 
 /* The options with "|" between, or the complaint. To be freed. */
@@ -91,6 +93,23 @@ static void paths(void **state)
     expect_in("gdb = 1234", "d", "m.toml:1: gdb must be a string");
     expect_in("gdb = '1234'", "d", "--gdb|1234");
     expect_in("[[disk]]\nfile = 'f'", "/a,b", "--disk|/a,,b/f");
+}
+
+/* What the command line can say a file can. */
+static void every_option(void **state)
+{
+    expect_in("code-cache = 'c'\nbt-direct = false\nbt-dump = '0x1000'\ngdb-jit = true", "/d",
+              "--code-cache|/d/c|--bt-direct|off|--bt-dump|0x1000|--gdb-jit");
+    for (const struct option *o = run_long_options(); o->name; o++) {
+        char line[80];
+        if (!strcmp(o->name, "help"))
+            continue;
+        snprintf(line, sizeof(line), "%s = %s", o->name, o->has_arg ? "'x'" : "true");
+        char *got = parse_in(line, NULL);
+        if (strstr(got, "unknown key"))
+            fail_msg("%s", got);
+        free(got);
+    }
 }
 
 static void complaints(void **state)
@@ -176,9 +195,9 @@ static void on_command_line(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(values),          cmocka_unit_test(arrays),     cmocka_unit_test(tables),
-        cmocka_unit_test(paths),           cmocka_unit_test(complaints), cmocka_unit_test(noise),
-        cmocka_unit_test(on_command_line),
+        cmocka_unit_test(values), cmocka_unit_test(arrays),          cmocka_unit_test(tables),
+        cmocka_unit_test(paths),  cmocka_unit_test(every_option),    cmocka_unit_test(complaints),
+        cmocka_unit_test(noise),  cmocka_unit_test(on_command_line),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

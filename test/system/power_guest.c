@@ -4,7 +4,8 @@
  *
  * A record is 4 KiB and has the place number % SLOTS. So what is found must be SLOTS numbers in a
  * row, and the highest must not be lower than the last one printed before the power was cut. One
- * above it may have been under way then: if it is there in part, the one before is the highest.
+ * above it may have been under way then: if it is there in part, each sector as it was or as it was
+ * to be, the one before is the highest.
  * Every 16th number also goes to a file that grows, with a name of its own.
  */
 #include <fcntl.h>
@@ -39,6 +40,21 @@ static int is_whole(int fd, uint64_t number)
            !memcmp(record, want, sizeof(want));
 }
 
+/* One that was under way: a disk writes sectors, not records. */
+static int is_torn(int fd, uint64_t number)
+{
+    uint64_t before[512];
+    off_t at = (off_t)(number % SLOTS * sizeof(record));
+    if (pread(fd, record, sizeof(record), at) != (ssize_t)sizeof(record))
+        return 0;
+    fill(before, number - SLOTS);
+    fill(want, number);
+    for (unsigned i = 0; i < 512; i += 64) /* 512 bytes */
+        if (memcmp(record + i, want + i, 512) && memcmp(record + i, before + i, 512))
+            return 0;
+    return 1;
+}
+
 static int verify(int fd, uint64_t *highest)
 {
     uint64_t torn = 0;
@@ -57,7 +73,7 @@ static int verify(int fd, uint64_t *highest)
             if (!is_whole(fd, due) && !(torn && i == torn % SLOTS))
                 return die("another record than was written", due);
         }
-        if (pass == 0 && *highest && !is_whole(fd, *highest))
+        if (pass == 0 && *highest > SLOTS && !is_whole(fd, *highest) && is_torn(fd, *highest))
             torn = (*highest)--;
     }
     return 0;
