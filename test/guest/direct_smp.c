@@ -135,6 +135,14 @@ static void set_mode(u32 mode)
     udelay(2000);
 }
 
+/* The host may not have let it run for a while. */
+static void await_beat(void)
+{
+    u32 had = shared.beats;
+    while (shared.beats == had)
+        cpu_relax();
+}
+
 static void first(const struct snip *s)
 {
     load_code(s);
@@ -171,11 +179,13 @@ static void test_beside(void)
     *(volatile u32 *)(frame[0] + 0x800) = 0;
     for (unsigned n = 1; n <= 10; n++) {
         set_mode(n & 1 ? CALL : IDLE);
+        if (n & 1)
+            await_beat();
         first(&write_beside);
         bad += c.vec != VEC_DONE || *(volatile u32 *)(frame[0] + 0x800) != 500 * n || shared.wrong;
     }
     set_mode(IDLE);
-    ok(!bad && shared.beats, "written beside code that the other runs, %u wrong", bad);
+    ok(!bad, "written beside code that the other runs, %u wrong", bad);
 }
 
 static void test_window(void)
@@ -188,9 +198,11 @@ static void test_window(void)
         *pte(WINDOW) = (u64)frame[1 + (n & 1)] | P | U | NX;
         shoot_down();
         shared.floor = n; /* from here on nobody may see what was before */
+        if (n % 8 == 0)
+            await_beat();
     }
-    udelay(1000);
-    ok(!shared.wrong && shared.beats != beats, "a page exchanged, %u stale reads in %u",
+    await_beat();
+    ok(!shared.wrong, "a page exchanged, %u stale reads in %u",
        shared.wrong, shared.beats - beats);
 }
 
