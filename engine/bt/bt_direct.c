@@ -67,6 +67,7 @@ static void ask(struct cpu *c, bool whether)
         bt->direct.declined = 0;
     } else if (!whether && !bt->direct.always) {
         c->emitted[BT_ARRIVE] = 0;
+        bt->direct.away = 0; /* nobody else would see that it is over */
         if (bt->direct.d)
             direct_scatter(bt->direct.d);
     }

@@ -202,8 +202,7 @@ static void test_window(void)
             await_beat();
     }
     await_beat();
-    ok(!shared.wrong, "a page exchanged, %u stale reads in %u",
-       shared.wrong, shared.beats - beats);
+    ok(!shared.wrong, "a page exchanged, %u stale reads in %u", shared.wrong, shared.beats - beats);
 }
 
 static void test_tally(void)
