@@ -10,7 +10,7 @@
 #include "engine/bt/bt_tr.h"
 
 #define GROUP_SPAN 1024
-#define GROUP_MIN  3 /* accesses that make it worth while */
+#define GROUP_MIN  2 /* accesses that make it worth while */
 #define NO_ROOT    0xff
 
 struct roots {
@@ -190,8 +190,13 @@ static u32 key_of(unsigned base, unsigned index, unsigned scale)
     return base | index << 8 | scale << 16;
 }
 
-static void add_access(struct tr *t, struct access *a, u32 key, s64 off, unsigned size, bool write)
+/* Off register `base`, whose value is the root plus something, without an index; or NO_BASE. */
+#define NO_BASE 16
+static void add_access(struct tr *t, const struct roots *r, struct access *a, u32 key,
+                       unsigned base, s64 off, unsigned size, bool write)
 {
+    bool based = base != NO_BASE;
+    s32 plus = based ? r->plus[base] : 0;
     if (off != (s32)off || !size || size > 64)
         return;
     a->off = (s32)off;
@@ -203,14 +208,20 @@ static void add_access(struct tr *t, struct access *a, u32 key, s64 off, unsigne
         g->lo = (s32)lo;
         g->hi = (s32)hi;
         g->n++;
+        g->based &= based && plus == g->plus;
         a->group = (s8)n;
         return;
     }
     if (t->ngroups == GROUPS_MAX)
         return;
     a->group = (s8)t->ngroups;
-    t->group[t->ngroups++] =
-        (struct group){.key = key, .lo = (s32)off, .hi = (s32)(off + size), .n = 1, .write = write};
+    t->group[t->ngroups++] = (struct group){.key = key,
+                                            .lo = (s32)off,
+                                            .hi = (s32)(off + size),
+                                            .plus = plus,
+                                            .n = 1,
+                                            .write = write,
+                                            .based = based};
 }
 
 /* The ModRM operand. */
@@ -229,12 +240,14 @@ static void note_operand(struct tr *t, const struct roots *r, const struct x86_d
         off += t->next;
     if (i->index < 16)
         off += (s64)r->plus[i->index] << i->scale;
-    add_access(t, a, key_of(base, index, index == NO_ROOT ? 0 : i->scale), off, size, write);
+    bool based = i->base < 16 && !is_homed(i->base) && i->index == X86_SLOT_ZERO;
+    add_access(t, r, a, key_of(base, index, index == NO_ROOT ? 0 : i->scale),
+               based ? i->base : NO_BASE, off, size, write);
 }
 
 static void note_stack(struct tr *t, const struct roots *r, struct access *a, s64 disp, bool write)
 {
-    add_access(t, a, key_of(r->of[RSP], NO_ROOT, 0), r->plus[RSP] + disp, t->word, write);
+    add_access(t, r, a, key_of(r->of[RSP], NO_ROOT, 0), RSP, r->plus[RSP] + disp, t->word, write);
 }
 
 static void note(struct tr *t, const struct roots *r, const struct x86_decoded *d,

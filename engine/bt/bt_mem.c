@@ -271,10 +271,21 @@ static u32 group_word(const struct tr *t, const struct group *g)
 }
 
 /*
- * The first of a group: T0 = where the group begins, for sure in one page with its end; T1 = what
- * to add, kept for the others.
+ * 32-bit code's addresses wrap around at 4 GiB, so that register plus displacement, in 64 bits, may
+ * be 4 GiB off. Where all accesses have the same in the register they are off by the same: what is
+ * added to the register itself makes up for it.
  */
-static void emit_leader(struct tr *t, struct group *g, u8 *start, unsigned size, s32 ahead)
+static bool from_base(const struct tr *t, const struct group *g)
+{
+    return t->word == 4 && g->based;
+}
+
+/*
+ * The first of a group: T0 = where the group begins, for sure in one page with its end; T1 = what
+ * to add, kept for the others: to T0, or to `base` (host's) if that is what they add to.
+ */
+static void emit_leader(struct tr *t, struct group *g, u8 *start, unsigned size, s32 ahead,
+                        unsigned base)
 {
     struct emit *e = &t->e;
     struct cold *slow = bt_cold(t, COLD_SLOW);
@@ -291,6 +302,11 @@ static void emit_leader(struct tr *t, struct group *g, u8 *start, unsigned size,
     k->shared = true;
     k->retry = start;
     k->miss = emit_table(t, T0, g->write);
+    if (from_base(t, g)) {
+        emit_rr(e, 0x01, T0, T1);   /* add r13, r14 */
+        emit_rr(e, 0x29, base, T1); /* sub r13, base */
+        t->areg = (u8)base;
+    }
     emit_store(e, T1, group_word(t, g));
     g->ready = true;
 }
@@ -333,7 +349,11 @@ void bt_operand(struct tr *t, unsigned size, bool write, enum bt_align align)
         bt_forget_temps(t);
         u8 *start = t->e.p;
         bt_ea(t, -ahead);
-        emit_leader(t, g, start, size, ahead);
+        emit_leader(t, g, start, size, ahead, host_reg(i->base & 15));
+    } else if (from_base(t, g)) {
+        t->areg = (u8)host_reg(i->base);
+        t->adisp = ahead;
+        emit_follower(t, g, size);
     } else {
         bool based =
             t->word == 8 && i->base < 16 && !is_homed(i->base) && i->index == X86_SLOT_ZERO;
@@ -367,11 +387,11 @@ void bt_stack_operand(struct tr *t, s32 disp, bool write)
         bt_forget_temps(t);
         u8 *start = e->p;
         emit_mem_sized(e, t->word, 0x8d, T0, GSP, disp - ahead);
-        emit_leader(t, g, start, t->word, ahead);
+        emit_leader(t, g, start, t->word, ahead, GSP);
     } else {
         t->areg = GSP;
-        t->adisp = disp;
-        if (t->word == 4) {
+        t->adisp = from_base(t, g) ? ahead : disp;
+        if (t->word == 4 && !g->based) {
             emit_mem_sized(e, 4, 0x8d, t->areg = T0, GSP, disp);
             t->adisp = 0;
         }

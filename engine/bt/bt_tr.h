@@ -43,8 +43,10 @@ enum cold_kind {
 struct group {
     u32 key;
     s32 lo, hi; /* bytes from the root */
+    s32 plus;   /* of all of their base registers, from the root, if they are `based` */
     u16 n;
     bool write, used;
+    bool based; /* without indexes, and their base registers are equal */
     bool ready; /* looked up by what has been emitted */
 };
 

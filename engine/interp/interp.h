@@ -22,7 +22,7 @@ struct op {
 };
 static_assert(sizeof(struct op) == 32, "two decoded instructions to a cache line");
 
-#define BLOCK_OPS_MAX 32
+#define BLOCK_OPS_MAX 64
 
 struct block {
     gpa_t gpa;

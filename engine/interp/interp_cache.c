@@ -18,7 +18,7 @@
  * What runs once fills the arena too: a kernel's boot leaves most of its code behind. So it is
  * dropped some times before more memory is taken, by so much each time.
  */
-#define FILLS_FIRST 6
+#define FILLS_FIRST 4
 #define ARENA_GROWS 4
 
 static size_t hash_size(const struct interp_cpu *ic)

@@ -468,6 +468,42 @@ static void test_crossing(void)
        "and is restarted: %lu", c.vec);
 }
 
+#if !IS64
+/* Register plus displacement is beyond 4 GiB, or below 0, for accesses that are close together; and
+ * with the register changed between them. */
+static void test_wrapped(void)
+{
+    volatile u32 *v = (volatile u32 *)data_page;
+    const volatile u32 *u = (const volatile u32 *)USER;
+    unsigned over = 0, changed = 0, under = 0;
+    u32 base, sum;
+    for (u32 n = 0; n < 200; n++) {
+        v[0] = n, v[1] = 2 * n, v[2] = 3 * n, v[3] = 0;
+        __asm__ volatile("mov 0x70000000(%1), %0; add 0x70000004(%1), %0; add 0x70000008(%1), %0;"
+                         "mov %0, 0x7000000c(%1); incl 0x7000000c(%1)"
+                         : "=&r"(sum)
+                         : "r"((u32)v - 0x70000000)
+                         : "memory", "cc");
+        over += v[3] != 6 * n + 1;
+        base = (u32)v - 0x70000000;
+        __asm__ volatile(
+            "mov 0x70000000(%1), %0; add $0x70000000, %1; add 4(%1), %0; add 8(%1), %0;"
+            "mov %0, 12(%1); sub $0x10000000, %1; incl 0x1000000c(%1)"
+            : "=&r"(sum), "+r"(base)
+            :
+            : "memory", "cc");
+        changed += v[3] != 6 * n + 1;
+        __asm__ volatile("mov -0x80000000(%1), %0; add -0x7ffffffc(%1), %0; add -0x7ffffff8(%1), %0"
+                         : "=&r"(sum)
+                         : "r"(USER - 0x80000000)
+                         : "memory", "cc");
+        under += sum != u[0] + u[1] + u[2];
+    }
+    ok(!over && !changed && !under, "addresses that wrap around: %u, %u and %u wrong", over,
+       changed, under);
+}
+#endif
+
 /* LOCK CMPXCHG writes even if it does not store (vol. 2, CMPXCHG). */
 static void test_cmpxchg(void)
 {
@@ -784,6 +820,9 @@ int main(void)
         test_reserved();
         test_ignored();
         test_crossing();
+#if !IS64
+        test_wrapped();
+#endif
         test_cmpxchg();
         test_flush();
         test_revoke();
