@@ -317,6 +317,7 @@ static void note_slow(struct tr *t)
         struct cold *k = &t->cold[n];
         if (k->kind != COLD_SLOW || k->blk != t->bi || k->insn != t->insn)
             continue;
+        bt_forget_temps(t); /* the look-up that found two pages has used them */
         k->resume = t->e.p;
         k->body_only = t->flags_saved;
     }

@@ -468,6 +468,35 @@ static void test_crossing(void)
        "and is restarted: %lu", c.vec);
 }
 
+/* Accesses close together, in one page or in two, off a register that has just been written. */
+static void test_together(void)
+{
+    volatile u8 *v = (volatile u8 *)data_page;
+    unsigned bad = 0;
+    memset(data_page, 0, sizeof(data_page));
+    for (word n = 0; n + 3 * sizeof(word) <= sizeof(data_page); n += 4) {
+#if IS64
+        __asm__ volatile(
+            "movslq %k[n], %%r14; mov %[n], (%[v],%%r14); mov %[n], 8(%[v],%%r14);"
+            "mov %[n], 16(%[v],%%r14); movslq %k[n], %%r13; cmp (%[v],%%r13), %[n]; jne 1f;"
+            "cmp 8(%[v],%%r13), %[n]; jne 1f; cmp 16(%[v],%%r13), %[n]; je 2f; 1: incl %[bad]; 2:"
+            : [bad] "+m"(bad)
+            : [v] "r"(v), [n] "r"(n)
+            : "memory", "cc", "r13", "r14");
+#else
+        __asm__ volatile(
+            "mov %[n], %%eax; mov %[n], (%[v],%%eax); mov %[n], 4(%[v],%%eax);"
+            "mov %[n], 8(%[v],%%eax); mov %[n], %%eax; cmp (%[v],%%eax), %[n]; jne 1f;"
+            "cmp 4(%[v],%%eax), %[n]; jne 1f; cmp 8(%[v],%%eax), %[n]; je 2f; 1: incl %[bad]; 2:"
+            : [bad] "+m"(bad)
+            : [v] "r"(v), [n] "r"(n)
+            : "memory", "cc", "eax");
+#endif
+        bad += *(volatile word *)(v + n) != n || *(volatile word *)(v + n + 2 * sizeof(word)) != n;
+    }
+    ok(!bad, "accesses close together, across pages too: %u wrong", bad);
+}
+
 #if !IS64
 /* Register plus displacement is beyond 4 GiB, or below 0, for accesses that are close together; and
  * with the register changed between them. */
@@ -820,6 +849,7 @@ int main(void)
         test_reserved();
         test_ignored();
         test_crossing();
+        test_together();
 #if !IS64
         test_wrapped();
 #endif
