@@ -190,6 +190,12 @@ static u32 key_of(unsigned base, unsigned index, unsigned scale)
     return base | index << 8 | scale << 16;
 }
 
+/* From it what a group spans can be taken away, or added, within 32 bits. */
+static bool is_moderate(s64 off)
+{
+    return off > INT32_MIN + 4 * GROUP_SPAN && off < INT32_MAX - 4 * GROUP_SPAN;
+}
+
 /* Off register `base`, whose value is the root plus something, without an index; or NO_BASE. */
 #define NO_BASE 16
 static void add_access(struct tr *t, const struct roots *r, struct access *a, u32 key,
@@ -197,7 +203,7 @@ static void add_access(struct tr *t, const struct roots *r, struct access *a, u3
 {
     bool based = base != NO_BASE;
     s32 plus = based ? r->plus[base] : 0;
-    if (off != (s32)off || !size || size > 64)
+    if (!is_moderate(off) || !size || size > 64)
         return;
     a->off = (s32)off;
     for (unsigned n = t->ngroups; n-- > 0;) {
@@ -229,7 +235,8 @@ static void note_operand(struct tr *t, const struct roots *r, const struct x86_d
                          struct access *a, unsigned size, bool write)
 {
     const struct x86_insn *i = &d->i;
-    if (!(i->prefix & X86_PFX_MEM) || i->adsize != t->word || !bt_seg_is_flat(t, i->seg))
+    if (!(i->prefix & X86_PFX_MEM) || i->adsize != t->word || !bt_seg_is_flat(t, i->seg) ||
+        !is_moderate(i->disp))
         return;
     unsigned base = i->base < 16 ? r->of[i->base] : i->base == X86_SLOT_RIP ? 0xfe : NO_ROOT;
     unsigned index = i->index < 16 ? r->of[i->index] : NO_ROOT;

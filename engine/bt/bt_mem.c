@@ -132,8 +132,11 @@ void bt_ea(struct tr *t, s32 more)
     unsigned width = i->adsize;
     s32 disp = i->disp + more;
     if (i->base == X86_SLOT_RIP) {
+        s64 sum = (s64)disp + t->next;
         emit_load(&t->e, T0, GS_WORD(BT_VBASE));
-        emit_mem_sized(&t->e, width, 0x8d, T0, T0, (s32)t->next + disp);
+        if (sum != (s32)sum)
+            emit_lea(&t->e, T0, T0, t->next);
+        emit_mem_sized(&t->e, width, 0x8d, T0, T0, sum == (s32)sum ? (s32)sum : disp);
     } else if (i->index != X86_SLOT_ZERO) {
         unsigned index = bt_reg(t, i->index, T1);
         if (i->base == X86_SLOT_ZERO)

@@ -68,18 +68,6 @@ static u32 pick_address(struct gen *g)
 
 /* --- memory operands --- */
 
-struct memop {
-    u8 mod, rm, sib;
-    bool has_sib;
-    u8 b, x, v2; /* extension bits: 0 or 1 */
-    u8 disp_len;
-    s32 disp;
-    bool rip;
-    u32 address;
-    bool p67;
-    u8 seg; /* prefix byte or 0 */
-};
-
 static void set_sib(struct memop *m, unsigned base, unsigned index, unsigned scale)
 {
     m->rm = 4;
@@ -186,6 +174,19 @@ static void mem_vsib(struct gen *g, const struct test_case *t, struct memop *m, 
         m->disp = (s32)(pick_address(g) - t->r.reg[base]);
 }
 
+/* Close to the one before, by the same registers: the translator may look them up together. */
+static struct memop mem_close(struct gen *g)
+{
+    struct memop m = g->last;
+    s32 by = 4 * ((s32)pick(&g->rng, 32) - 16);
+    m.address += (u32)by;
+    m.disp = (m.disp_len == 1 ? (s8)m.disp : m.disp_len ? m.disp : 0) + by;
+    if (!m.rip && m.disp_len < 4)
+        m.mod = 2;
+    m.disp_len = 4;
+    return m;
+}
+
 static struct memop pick_mem(struct gen *g, const struct test_case *t, const struct x86_enc *enc)
 {
     struct memop m = {0};
@@ -193,6 +194,8 @@ static struct memop pick_mem(struct gen *g, const struct test_case *t, const str
         mem_vsib(g, t, &m, enc->space >= SPACE_EVEX);
         return m;
     }
+    if (t->n && g->has_last && one_in(&g->rng, 2))
+        return g->last = mem_close(g);
     switch (pick(&g->rng, 16)) {
     case 0:
         mem_wild(g, t, &m);
@@ -224,6 +227,8 @@ static struct memop pick_mem(struct gen *g, const struct test_case *t, const str
         mem_segment(g, t, &m);
     if (t->m64 && one_in(&g->rng, 24))
         m.p67 = true;
+    g->has_last = !m.p67 && !m.seg;
+    g->last = m;
     return m;
 }
 

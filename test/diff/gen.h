@@ -58,8 +58,23 @@ struct gen_caps {
     unsigned at_opmask, at_zmm_hi256, at_hi16_zmm, at_ymm; /* offsets in XSAVE images */
 };
 
+/* A memory operand, as it is encoded. */
+struct memop {
+    u8 mod, rm, sib;
+    bool has_sib;
+    u8 b, x, v2; /* extension bits: 0 or 1 */
+    u8 disp_len;
+    s32 disp;
+    bool rip;
+    u32 address;
+    bool p67;
+    u8 seg; /* prefix byte or 0 */
+};
+
 struct gen {
     struct rng rng;
+    struct memop last; /* the sequence's latest, of general purpose, if has_last */
+    bool has_last;
     struct gen_caps caps;
     u8 pool[8192]; /* vector operands are cut from this */
     u32 next_start;
