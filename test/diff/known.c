@@ -56,6 +56,20 @@ static const struct known known[] = {
      "51"      /* push rcx */
      "ff2424", /* jmp [rsp] */
      {{RCX, NON_CANONICAL}}},
+    {"accesses 4 GiB apart, less a few bytes",
+     true,
+     0,
+     "8b83ffffff7f"  /* mov eax, [rbx + 0x7fffffff] */
+     "8b8b3b000080", /* mov ecx, [rbx - 0x7fffffc5] */
+     {{RBX, DATA - 0x7fffffffull}}},
+    {"stores close together, but in two pages, by an index that has just been written",
+     true,
+     0,
+     "4d63f0"      /* movsxd r14, r8d */
+     "4a891437"    /* mov [rdi + r14], rdx */
+     "4a89543708"  /* mov [rdi + r14 + 8], rdx */
+     "4a89543710", /* mov [rdi + r14 + 16], rdx */
+     {{RDI, DATA}, {8, 0xff0}}},
     {"a hidden POPF that sets ID, NT and AC", true, 0,
      "6802422400" /* push 0x244202 */
      "eb01"       /* jmp behind the next instruction's opcode */
