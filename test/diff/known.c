@@ -70,6 +70,13 @@ static const struct known known[] = {
      "4a89543708"  /* mov [rdi + r14 + 8], rdx */
      "4a89543710", /* mov [rdi + r14 + 16], rdx */
      {{RDI, DATA}, {8, 0xff0}}},
+    {"PUSH of memory across pages, and another one",
+     true,
+     0,
+     "ffb6fe0f0000" /* push [rsi + 0xffe] */
+     "4152"         /* push r10 */
+     "4153",        /* push r11 */
+     {{RSI, DATA}, {10, 0x33}, {11, 0x44}}},
     {"a hidden POPF that sets ID, NT and AC", true, 0,
      "6802422400" /* push 0x244202 */
      "eb01"       /* jmp behind the next instruction's opcode */
