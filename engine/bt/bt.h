@@ -144,7 +144,7 @@ struct bt_settings {
     const char *kept_in;
     int perf_map; /* file descriptor; -1: none */
     bool gdb_jit;
-    bool no_direct, always_direct;
+    bool no_direct, always_direct, no_filter;
 };
 
 /* What stays that began at a place have gained. */

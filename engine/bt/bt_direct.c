@@ -223,7 +223,7 @@ bool bt_direct_run(struct cpu *c, struct bt_cpu *bt, struct err *e)
     struct bt_direct *x = &bt->direct;
     if (!arrived(c, x))
         return false;
-    if (!x->d && !x->off && !(x->d = direct_new(c, x->hosts)))
+    if (!x->d && !x->off && !(x->d = direct_new(c, x->hosts, bt->set->no_filter)))
         x->off = true;
     if (x->off) {
         c->emitted[BT_ARRIVE] = 0;

@@ -43,7 +43,8 @@ void bt_settings_init(struct bt_settings *s, const struct engine_bt_config *cfg)
         .one_block = cfg->one_block || is("POPF_BT_REGIONS", "off"),
         .code_size = align_up(size, PAGE_SIZE),
         .no_direct = cfg->no_direct || is("POPF_BT_DIRECT", "off"),
-        .always_direct = is("POPF_BT_DIRECT", "always"),
+        .always_direct = is("POPF_BT_DIRECT", "always") || is("POPF_BT_DIRECT", "stops"),
+        .no_filter = is("POPF_BT_DIRECT", "stops"),
     };
 }
 

@@ -97,11 +97,11 @@ static void direct(const struct out *o)
         "user code executed directly %llu times (%llu processes): left for events %llu, system "
         "calls %llu, faults %llu; declined %llu, pages that must not %llu; %llu pages mapped in "
         "%llu faults, all dropped %llu "
-        "times; %llu ms inside, %llu ms on the way, %llu of them for mappings",
+        "times; %llu ms inside, %llu ms on the way",
         (llu)x->runs, (llu)x->spaces, (llu)x->ended[DIRECT_KICKED], (llu)x->ended[DIRECT_SYSCALL],
         (llu)x->ended[DIRECT_FAULT], (llu)o->bt->direct.declines, (llu)x->ended[DIRECT_AWAY],
         (llu)x->mapped, (llu)x->faults, (llu)x->resets, (llu)x->inside / 1000000,
-        (llu)x->outside / 1000000, (llu)x->mapping / 1000000);
+        (llu)x->outside / 1000000);
 }
 
 /* The instructions whose bodies were called most. */

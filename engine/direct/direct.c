@@ -13,7 +13,6 @@
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "cpu/cpu_event.h"
 #include "cpu/cpu_fpu.h"
@@ -21,10 +20,7 @@
 #include "engine/direct/direct_priv.h"
 
 #define SYSCALL_STOP (SIGTRAP | 0x80) /* PTRACE_O_TRACESYSGOOD */
-#define HOST_CS64    0x33             /* Linux' selectors of user code */
-#define HOST_CS32    0x23
-#define HOST_DS      0x2b
-#define TLS_FIRST    12 /* of three GDT entries that a thread may set */
+#define TLS_FIRST    12               /* of three GDT entries that a thread may set */
 #define XSTATE_MAX   (64 * KiB)
 #define XSTATE_BV    512 /* SDM vol. 1, 13.4.2 */
 
@@ -139,23 +135,24 @@ static int put_fpu(struct direct *d, struct space *s)
     return (int)ptrace(PTRACE_SETREGSET, s->pid, (void *)NT_X86_XSTATE, &io);
 }
 
-static int put_state(struct direct *d, struct space *s, struct user_regs_struct *r)
+static int put_state(struct direct *d, struct space *s)
 {
-    put_regs(d->cpu, r);
+    put_regs(d->cpu, &s->regs);
     if (d->cpu->mode != X86_MODE64) {
         u64 fs = 0, gs = 0;
         if (put_tls(d, s, FS, TLS_FIRST, &fs) || put_tls(d, s, GS, TLS_FIRST + 1, &gs))
             return -1;
-        r->fs = fs;
-        r->gs = gs;
+        s->regs.fs = fs;
+        s->regs.gs = gs;
     }
-    return put_fpu(d, s) || ptrace(PTRACE_SETREGS, s->pid, NULL, r) ? -1 : 0;
+    s->there = false;
+    return put_fpu(d, s);
 }
 
-static int get_state(struct direct *d, struct space *s, const struct user_regs_struct *r)
+static int get_state(struct direct *d, struct space *s)
 {
-    struct iovec io = {d->xstate, d->xstate_size};
-    if (ptrace(PTRACE_GETREGSET, s->pid, (void *)NT_X86_XSTATE, &io))
+    struct iovec io = {d->xstate, cpu_fpu_size(d->cpu)};
+    if (space_take(s) || ptrace(PTRACE_GETREGSET, s->pid, (void *)NT_X86_XSTATE, &io))
         return -1;
     u64 present;
     memcpy(&present, d->xstate + XSTATE_BV, sizeof(present));
@@ -165,11 +162,11 @@ static int get_state(struct direct *d, struct space *s, const struct user_regs_s
         return -1;
     cpu_fpu_get(d->cpu, d->xstate_last);
     d->fpu_of = s;
-    get_regs(d->cpu, r);
+    get_regs(d->cpu, &s->regs);
     return 0;
 }
 
-/* The kernel takes an image of one size only: that which it gives. */
+/* The kernel takes an image of one size only: all that it gives. */
 static int measure_xstate(struct direct *d, struct space *s)
 {
     if (d->xstate)
@@ -245,80 +242,53 @@ static struct space *prepare(struct direct *d)
 
 /* --- running --- */
 
-/* Of a process (linux/posix-timers.h: its scheduler's clock). */
-static clockid_t process_clock(pid_t pid)
-{
-    return (clockid_t)(~(u32)pid << 3 | 2);
-}
-
-static u64 cpu_time(clockid_t clock)
+static u64 thread_time(void)
 {
     struct timespec t = {0};
-    clock_gettime(clock, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (u64)t.tv_sec * 1000000000ull + (u64)t.tv_nsec;
 }
 
-/* The process's time, but for what going there and back takes of it: as much as the shortest stay.
- * With breakpoints that is some ten microseconds where the host is a virtual machine. */
-static void count_time(struct direct *d, struct space *s, u64 ns)
+/* The process's time from `began` on, but for what going there and back takes of it: as much as the
+ * shortest stay. With breakpoints that is some ten microseconds where the host is a virtual
+ * machine.
+ */
+static void count_time(struct direct *d, struct space *s, u64 began)
 {
-    s->overhead = min_u64(s->overhead, ns);
-    d->stats.inside += ns - s->overhead;
+    u64 end = space_time(s);
+    began = min_u64(began, end);
+    d->stats.outside += began - s->time; /* in system calls of ours */
+    s->overhead = min_u64(s->overhead, end - began);
+    d->stats.inside += end - began - s->overhead;
     d->stats.outside += s->overhead;
+    s->time = end;
 }
 
-/* Until it stops. False: it must not run, or has ended. */
-static bool resume(struct direct *d, struct space *s, int *status)
+/* When the stub was done, if it was on the way. */
+static u64 arrival(const struct space *s, u64 began)
 {
-    atomic_store(&d->running, true);
+    const struct timespec *now = &s->data->now;
+    u64 t = (u64)now->tv_sec * 1000000000ull + (u64)now->tv_nsec;
+    return t > began ? t : began;
+}
+
+/* Until it stops; a status of 0: it has not run. -1: the process is of no use. */
+static int resume(struct direct *d, struct space *s, int *status)
+{
     *status = 0;
+    atomic_store(&d->running, true);
     if (atomic_load(&d->cpu->poll) || atomic_load(&d->any_drop)) {
         atomic_store(&d->running, false);
-        return true;
+        return 0;
     }
-    u64 began = s->ran ? cpu_time(process_clock(s->pid)) : s->time;
-    d->stats.outside += began - s->time; /* in system calls of ours */
-    s->ran = false;
-    bool ok = ptrace(PTRACE_SYSEMU, s->pid, NULL, NULL) == 0;
-    if (ok)
-        *status = space_wait(s);
-    s->time = cpu_time(process_clock(s->pid));
-    count_time(d, s, s->time - began);
+    u64 began = s->ran ? space_time(s) : s->time;
+    bool by_stub = s->ncommands;
+    int r = space_go(s, status);
+    if (*status)
+        count_time(d, s, by_stub ? arrival(s, began) : began);
+    s->ran = !*status;
     atomic_store(&d->running, false);
-    return ok && *status > 0;
-}
-
-/* A fault: mapped, or the engine's. */
-static bool mend(struct direct *d, struct space *s, const struct user_regs_struct *r)
-{
-    siginfo_t si;
-    if (ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) ||
-        (si.si_code != SEGV_MAPERR && si.si_code != SEGV_ACCERR))
-        return false;
-    u64 began = cpu_time(CLOCK_THREAD_CPUTIME_ID);
-    bool mapped = direct_map(d, s, (u64)si.si_addr, r->rip, false);
-    if (!mapped)
-        d->missed = (u64)si.si_addr;
-    d->stats.mapping += cpu_time(CLOCK_THREAD_CPUTIME_ID) - began;
-    return mapped;
-}
-
-/* After system calls of ours. */
-static long put_regs_again(struct space *s, const struct user_regs_struct *r)
-{
-    return ptrace(PTRACE_SETREGS, s->pid, NULL, r);
-}
-
-/* After SIGTRAP. */
-static int trapped(struct direct *d, struct space *s, struct user_regs_struct *r)
-{
-    siginfo_t si;
-    int code = ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) ? 0 : si.si_code;
-    if (code == TRAP_TRACE && r->eflags & FLAG_TF) /* a hidden POPF has set it */
-        d->cpu->db_pending |= DR6_BS;
-    else if (code != TRAP_HWBKPT && code != TRAP_TRACE) /* INT3, INT1; one of ours comes before */
-        r->rip--;
-    return DIRECT_FAULT;
+    return r;
 }
 
 /* Is it a near CALL by a register or memory? */
@@ -337,75 +307,105 @@ static bool at_indirect_call(struct space *s, u64 rip)
            insn.op == X86_CALL_NEAR_IND;
 }
 
-/* #GP of a CALL whose target is not canonical: the return address has been stored, perhaps to where
- * the target was, so that it is not for the engine to do again. */
-static bool called_nowhere(struct direct *d, struct space *s, const struct user_regs_struct *r)
+/* SIGSEGV: of a fault that is mended by mapping, or the engine's; -1: it may go on. #GP of a CALL
+ * whose target is not canonical is not for the engine to do again: the return address has been
+ * stored, perhaps to where the target was. */
+static int faulted(struct direct *d, struct space *s)
 {
     siginfo_t si;
-    return d->cpu->mode == X86_MODE64 && ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) == 0 &&
-           si.si_code == SI_KERNEL && at_indirect_call(s, r->rip);
+    if (ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si))
+        return DIRECT_FAULT;
+    if (si.si_code != SEGV_MAPERR && si.si_code != SEGV_ACCERR)
+        return d->cpu->mode == X86_MODE64 && si.si_code == SI_KERNEL &&
+                       at_indirect_call(s, s->regs.rip)
+                   ? DIRECT_BAD_CALL
+                   : DIRECT_FAULT;
+    if (direct_map(d, s, (u64)si.si_addr, s->regs.rip, false))
+        return s->ncommands || space_take(s) == 0 ? -1 : DIRECT_FAULT; /* RF */
+    d->missed = (u64)si.si_addr;
+    return DIRECT_FAULT;
+}
+
+static int trapped(struct direct *d, struct space *s)
+{
+    siginfo_t si;
+    int code = ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &si) ? 0 : si.si_code;
+    if (code == TRAP_TRACE && s->regs.eflags & FLAG_TF) /* a hidden POPF has set it */
+        d->cpu->db_pending |= DR6_BS;
+    else if (code != TRAP_HWBKPT && code != TRAP_TRACE) /* INT3, INT1; one of ours comes before */
+        s->regs.rip--;
+    return DIRECT_FAULT;
+}
+
+/* SYSCALL has changed RCX and R11, as it does when it is done again. At the vsyscall page the
+ * host's kernel asks whether to answer a call in the process's place, and would not have it moved.
+ */
+static int called(struct space *s)
+{
+    s->spoilt = s->regs.rip >> 47;
+    if (s->spoilt)
+        return DIRECT_FAULT;
+    s->regs.rip -= 2;
+    s->regs.rax = s->regs.orig_rax;
+    return DIRECT_SYSCALL;
 }
 
 /* What a stop means; -1: nothing, it may go on. */
-static int judge(struct direct *d, struct space *s, int status, struct user_regs_struct *r)
+static int judge(struct direct *d, struct space *s, int status)
 {
-    switch (WSTOPSIG(status)) {
-    case SIGSTOP:
-        return atomic_load(&d->cpu->poll) ? DIRECT_KICKED : -1;
-    case SYSCALL_STOP: /* SYSCALL has changed RCX and R11, as it does when it is done again */
-        r->rip -= 2;
-        r->rax = r->orig_rax;
-        return DIRECT_SYSCALL;
-    case SIGSEGV:
-        if (can_put_bases(r->fs_base, r->gs_base) && mend(d, s, r))
-            return -1;
-        return called_nowhere(d, s, r) ? DIRECT_BAD_CALL : DIRECT_FAULT;
-    case SIGTRAP:
-        return trapped(d, s, r);
-    default:
-        return DIRECT_FAULT;
-    }
+    int sig = WSTOPSIG(status);
+    if (sig == SIGSEGV)
+        return faulted(d, s);
+    if (space_take(s))
+        return DIRECT_LOST;
+    if (sig == SYSCALL_STOP || status >> 16 == PTRACE_EVENT_SECCOMP)
+        return called(s);
+    if (sig == SIGTRAP)
+        return trapped(d, s);
+    return sig != SIGSTOP ? DIRECT_FAULT : atomic_load(&d->cpu->poll) ? DIRECT_KICKED : -1;
 }
 
 /* The CPU has the state again. EFLAGS.ID is not ptrace(2)'s to clear: a process that has it goes.
  */
-static enum direct_end leave(struct direct *d, struct space *s, const struct user_regs_struct *r,
-                             enum direct_end end)
+static enum direct_end leave(struct direct *d, struct space *s, enum direct_end end)
 {
-    if (get_state(d, s, r))
+    if (end == DIRECT_LOST || get_state(d, s))
         return DIRECT_LOST;
-    if (r->eflags & FLAG_ID)
+    if (s->regs.eflags & FLAG_ID || s->spoilt)
         space_stop(d, s);
     return end;
 }
 
+/* What keeps guest code from going on; -1: nothing. */
+static int obstacle(struct direct *d, struct space *s)
+{
+    if (!s->key && space_flush(s)) /* before a kick can come: it would not notice */
+        return DIRECT_LOST;
+    if (s->refused) /* which of the mappings have been made is not known */
+        return space_reset(d, s) ? DIRECT_LOST : DIRECT_FAULT;
+    return s->there || can_put_bases(s->regs.fs_base, s->regs.gs_base) ? -1 : DIRECT_FAULT;
+}
+
+/* It has not run; -1: there is no reason any more. */
+static int called_back(struct direct *d, struct space *s)
+{
+    if (atomic_load(&d->cpu->poll))
+        return DIRECT_KICKED;
+    return direct_catch_up(d, s) ? DIRECT_LOST : -1;
+}
+
 static enum direct_end run(struct direct *d, struct space *s)
 {
-    struct user_regs_struct r;
-    if (put_state(d, s, &r))
+    if (put_state(d, s))
         return DIRECT_BROKEN;
     for (;;) {
-        int status;
-        if (!resume(d, s, &status))
-            return DIRECT_LOST;
-        if (!status && atomic_load(&d->cpu->poll))
-            return leave(d, s, &r, DIRECT_KICKED);
-        if (!status && !can_put_bases(r.fs_base, r.gs_base))
-            return leave(d, s, &r, DIRECT_FAULT);
-        if (!status) {
-            if (direct_catch_up(d, s) || put_regs_again(s, &r))
-                return DIRECT_LOST;
-            continue;
-        }
-        if (ptrace(PTRACE_GETREGS, s->pid, NULL, &r))
-            return DIRECT_LOST;
-        r.eflags &= ~(u64)FLAG_RF; /* of the fault: it would pass by a breakpoint there */
-        struct user_regs_struct stopped = r;
-        int end = judge(d, s, status, &r);
+        int status, end = obstacle(d, s);
+        if (end < 0 && resume(d, s, &status))
+            end = DIRECT_LOST;
+        else if (end < 0)
+            end = status ? judge(d, s, status) : called_back(d, s);
         if (end >= 0)
-            return leave(d, s, &r, (enum direct_end)end);
-        if (WSTOPSIG(status) == SIGSEGV && put_regs_again(s, &stopped))
-            return DIRECT_LOST;
+            return leave(d, s, (enum direct_end)end);
     }
 }
 
@@ -420,11 +420,11 @@ enum direct_end direct_run(struct direct *d)
     cpu_leave(d->cpu);
     cpu_clear_rf(d->cpu); /* there are no breakpoints that it could keep off */
     struct direct_stats before = d->stats;
-    u64 began = cpu_time(CLOCK_THREAD_CPUTIME_ID);
+    u64 began = thread_time();
     struct space *s = prepare(d);
     enum direct_end end = s ? run(d, s) : DIRECT_BROKEN;
     d->stats.runs++;
-    d->stats.outside += cpu_time(CLOCK_THREAD_CPUTIME_ID) - began;
+    d->stats.outside += thread_time() - began;
     d->stats.ended[end]++;
     if (s)
         place_after(d, d->stats.inside - before.inside + d->stats.outside - before.outside);
@@ -484,7 +484,7 @@ static u64 host_xcr0(void)
     return (u64)hi << 32 | lo;
 }
 
-struct direct *direct_new(struct cpu *c, struct direct_hosts *hosts)
+struct direct *direct_new(struct cpu *c, struct direct_hosts *hosts, bool no_filter)
 {
     struct direct *d = calloc(1, sizeof(*d));
     if (!d)
@@ -492,6 +492,7 @@ struct direct *direct_new(struct cpu *c, struct direct_hosts *hosts)
     d->cpu = c;
     d->breaks = true;
     d->hosts = hosts;
+    d->no_filter = no_filter;
     d->host_cpu = -1;
     d->offered_xcr0 = cpu_fpu_host_xcr0();
     if (d->offered_xcr0 & XCR0_AVX)

@@ -13,8 +13,9 @@
  * writable. What cannot be mapped so is left to the engine, an instruction at a time.
  *
  * Not seen: a jump into the midst of an instruction to one of those (they read the host's selectors
- * and the like then, and change nothing but flags, which are taken back); calls of the vsyscall
- * page; XTEST, and instructions that the host has and popf does not know, where CPUID offers none.
+ * and the like then, and change nothing but flags, which are taken back); where the host has no
+ * seccomp filters, calls of the vsyscall page; XTEST, and instructions that the host has and popf
+ * does not know, where CPUID offers none.
  *
  * Source for what stops are like: ptrace(2), arch/x86 of Linux as documented in
  * Documentation/arch/x86/entry_64.rst.
@@ -47,9 +48,7 @@ enum direct_end {
 
 struct direct_stats {
     u64 runs, mapped, faults, resets, spaces;
-    /* Processor time, ns: of guest code, of direct_run() but for that, and of it in making mappings
-     */
-    u64 inside, outside, mapping;
+    u64 inside, outside; /* processor time, ns: of guest code, and of direct_run() but for that */
     u64 ended[DIRECT_ENDS];
 };
 
@@ -62,8 +61,8 @@ struct direct_stats {
 int direct_usable(struct err *e);
 
 /* For one CPU, whose memory must be complete, of a machine whose hosts these are; NULL without
- * memory for it. Nothing is started. */
-struct direct *direct_new(struct cpu *c, struct direct_hosts *hosts);
+ * memory for it. Nothing is started. no_filter: as where the host has no seccomp filters. */
+struct direct *direct_new(struct cpu *c, struct direct_hosts *hosts, bool no_filter);
 void direct_free(struct direct *d);
 
 /* Runs CPL 3 code from struct cpu's state. Always by the same thread, with signals blocked. */

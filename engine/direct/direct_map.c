@@ -250,8 +250,6 @@ static int guard(struct direct *d, struct space *s, gva_t la, const struct verdi
         return -1;
     for (unsigned k = 0; k < v->n; k++)
         s->breakpoint[s->nbreakpoints++] = la + (u64)v->at[k];
-    if (space_flush(d, s))
-        return -1;
     if (space_break(d, s, s->breakpoint, s->nbreakpoints) == 0)
         return 0;
     d->breaks = false;
@@ -353,12 +351,7 @@ bool direct_map(struct direct *d, struct space *s, gva_t la, u64 rip, bool ahead
     if (s->nmappings + LARGE > MAPPINGS_MAX && space_reset(d, s))
         return false;
     d->stats.faults++;
-    if (fill(d, s, page, &t) || space_flush(d, s))
-        return false;
-    if (!s->refused)
-        return true;
-    space_reset(d, s); /* which of them are there is not known */
-    return false;
+    return fill(d, s, page, &t) == 0;
 }
 
 /* --- unmapping --- */
@@ -392,8 +385,6 @@ static int heed_drops(struct direct *d)
         for (unsigned i = 0; i < n && n <= DROPS_MAX; i++)
             if (drop_writers(d, s, drop[i]))
                 return -1;
-        if (space_flush(d, s))
-            return -1;
     }
     return 0;
 }
@@ -459,7 +450,5 @@ int direct_catch_up(struct direct *d, struct space *s)
 {
     if (atomic_load(&d->any_drop) && heed_drops(d))
         return -1;
-    if (heed_invlpg(d, s) || heed_flush(d, s) || heed_code(d, s))
-        return -1;
-    return space_flush(d, s);
+    return heed_invlpg(d, s) || heed_flush(d, s) || heed_code(d, s) ? -1 : 0;
 }

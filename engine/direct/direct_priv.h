@@ -5,8 +5,11 @@
 #define POPF_DIRECT_PRIV_H
 
 #include <sched.h>
+#include <stddef.h>
 #include <sys/types.h>
+#include <time.h>
 #include "engine/direct/direct.h"
+#include "engine/direct/direct_stub.h"
 
 /* sys/user.h has a PAGE_MASK that is the complement of ours. */
 #pragma push_macro("PAGE_MASK")
@@ -20,12 +23,29 @@
 #pragma pop_macro("PAGE_SIZE")
 #pragma pop_macro("PAGE_SHIFT")
 
-/* A system call for the space to make, and its result. Layout known to direct_stub.S. */
+/* A system call for the space to make, and its result. */
 struct command {
-    u64 nr; /* then what it returned */
-    u64 arg[6];
+    u64 nr;     /* then what it returned */
+    u64 arg[6]; /* then 3 and 4 are 0 */
 };
-#define COMMANDS_MAX (PAGE_SIZE / sizeof(struct command))
+#define COMMANDS_MAX 64 /* the last one is for the time */
+
+/* The stub's second page. Guest code finds it only by trying all addresses. */
+struct stub_data {
+    struct command command[COMMANDS_MAX];
+    u64 saved[11];
+    struct {
+        u64 rip, cs, rflags, rsp, ss;
+    } frame;             /* of IRETQ: where it goes; the stub stores RFLAGS and RSP */
+    u64 end;             /* linear address behind the last command */
+    struct timespec now; /* processor time of its process, by the last command */
+};
+static_assert(sizeof(struct command) == STUB_COMMAND &&
+                  offsetof(struct stub_data, saved) == STUB_SAVED - STUB_DATA &&
+                  offsetof(struct stub_data, frame) == STUB_FRAME - STUB_DATA &&
+                  offsetof(struct stub_data, end) == STUB_END - STUB_DATA &&
+                  sizeof(struct stub_data) <= PAGE_SIZE,
+              "direct_stub.h knows the layout");
 
 #define BREAKPOINTS  4  /* DR0 to DR3 */
 #define EVICTED_MOST 16 /* a page that is so often in others' way is not executed any more */
@@ -48,6 +68,7 @@ struct space {
     pid_t pid;       /* 0: none */
     bool ended;      /* that process is no more */
     bool refused;    /* the host has not made a mapping */
+    bool spoilt;     /* that process is of no use any more */
     u64 stub;        /* linear address of its two pages of ours: code, then commands */
     u64 root;        /* of the page tables of its address space */
     u8 paging;       /* cpu.paging */
@@ -56,10 +77,14 @@ struct space {
     u32 dropped;     /* cpu.ndropped that it has heeded */
     u32 code_epoch;
     u64 last_used;
-    int host_cpu;            /* that it may run on; -1: what the thread may */
-    struct command *command; /* its second page */
-    unsigned ncommands;
-    int file;       /* with those two pages */
+    int host_cpu;                 /* that it may run on; -1: what the thread may */
+    struct stub_data *data;       /* its second page */
+    unsigned ncommands;           /* that wait in it */
+    unsigned ngiven;              /* that its process does, or has done, on its way to guest code */
+    u64 key;                      /* 0: its process cannot do them on its way */
+    struct user_regs_struct regs; /* the guest's, */
+    bool there;                   /* or but for RIP its process has them */
+    int file;                     /* with those two pages */
     int first_file; /* descriptor, in its process, of the first region's memory; then the others',
                        and of those two pages */
     struct mapping *mapping; /* [MAPPINGS_MAX] */
@@ -118,8 +143,9 @@ struct direct {
     u8 *xstate_last;      /* the CPU's image when */
     struct space *fpu_of; /* this one was left, whose process has the same; NULL: none */
     size_t xstate_size;
-    bool breaks;   /* the host has breakpoints */
-    u64 fault_rip; /* of the last fault that was mended by mapping */
+    bool breaks;    /* the host has breakpoints */
+    bool no_filter; /* and no seccomp filters */
+    u64 fault_rip;  /* of the last fault that was mended by mapping */
     unsigned same_rip;
     u64 missed; /* linear address of a fault that was left to the engine; 0: of none */
     struct direct_stats stats;
@@ -132,15 +158,21 @@ void space_stop(struct direct *d, struct space *s);
 int space_reset(struct direct *d, struct space *s);
 /* Takes the stub out of the guest's way. */
 int space_move_stub(struct direct *d, struct space *s);
-/* Adds a command; all of them are done when the room is used up, or by space_flush(). */
+/* Adds a command; all of them are done when the room is used up, by space_flush(), or on the way to
+ * guest code. */
 int space_map(struct direct *d, struct space *s, gva_t la, u64 bytes, unsigned rights,
               const struct mem_region *r, u64 offset);
 int space_unmap(struct direct *d, struct space *s, gva_t la, u64 bytes);
-int space_flush(struct direct *d, struct space *s);
+int space_flush(struct space *s);
+/* The guest's registers are in s->regs. */
+int space_take(struct space *s);
+/* To guest code with the guest's registers, by way of what commands there are, until it stops: its
+ * wait status in *status. That is 0 if guest code has not run, because of a kick or s->refused. */
+int space_go(struct space *s, int *status);
 /* These n addresses, at most BREAKPOINTS, must not be executed. -1: the host cannot do that. */
 int space_break(struct direct *d, struct space *s, const u64 *la, unsigned n);
-/* Waits until the process stops: its wait status, or -1 when it has ended. */
-int space_wait(struct space *s);
+/* Processor time that its process has taken, ns. */
+u64 space_time(const struct space *s);
 
 /* direct_place.c: around a stay, of which `used` is the processor time, of both processes. */
 void place_before(struct direct *d, struct space *s);
@@ -176,7 +208,7 @@ struct scan_rules {
 void direct_scan(const struct cpu *c, const struct scan_page *p, const struct scan_rules *rules,
                  unsigned entry, struct verdict *v);
 
-/* direct_stub.S: does commands from RBX to RBP. Less than a page. */
-extern const u8 direct_stub[], direct_stub_end[];
+/* direct_stub.S: does the commands. Less than a page. */
+extern const u8 direct_stub[], direct_stub_trap[], direct_stub_end[];
 
 #endif

@@ -5,14 +5,24 @@
  * It is a clone of the monitor's that has let go of everything but two pages, the stub's, that lie
  * where the guest has nothing. It is stopped under ptrace whenever it does not run guest code, and
  * dies with its tracer. What it inherits of files is the guest's memory alone.
+ *
+ * A stop takes microseconds, so the calls that a fault of the guest's asks for are made on the way
+ * back to it. For that a seccomp filter tells them from the guest's system calls, which stop: they
+ * have a key in halves of arguments that the kernel ignores. The key is in the space's memory only
+ * until the stub makes the call, so that guest code that comes upon the stub cannot use it. Where
+ * the host has no such filters, PTRACE_SYSEMU stops at the guest's, and the stub runs by itself.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/random.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -104,17 +114,25 @@ static int make_file(struct space *s)
     if (p == MAP_FAILED)
         return -1;
     memcpy(p, direct_stub, (size_t)(direct_stub_end - direct_stub));
-    s->command = (struct command *)(p + PAGE_SIZE);
+    s->data = (struct stub_data *)(p + PAGE_SIZE);
     return 0;
 }
 
 /* --- the stub's place --- */
 
+/* 0: there is none. */
+static u64 random_word(void)
+{
+    u64 r;
+    return getrandom(&r, sizeof(r), GRND_NONBLOCK) == sizeof(r) ? r : 0;
+}
+
 static u64 random_page(void)
 {
     /* High enough for no 32-bit program, and where Linux puts nothing by itself. */
-    u64 lo = 0x100000000000ull >> PAGE_SHIFT, n = 0x400000000000ull >> PAGE_SHIFT, r;
-    if (syscall(SYS_getrandom, &r, sizeof(r), 1 /* GRND_NONBLOCK */) != sizeof(r))
+    u64 lo = 0x100000000000ull >> PAGE_SHIFT, n = 0x400000000000ull >> PAGE_SHIFT;
+    u64 r = random_word();
+    if (!r)
         r = __builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15ull;
     return (lo + r % n) << PAGE_SHIFT;
 }
@@ -136,9 +154,18 @@ static u64 choose_stub(struct cpu *c)
     return 0;
 }
 
-/* --- system calls --- */
+/* --- running --- */
 
-int space_wait(struct space *s)
+u64 space_time(const struct space *s)
+{
+    struct timespec t = {0};
+    /* linux/posix-timers.h: of a process, its scheduler's clock */
+    clock_gettime((clockid_t)(~(u32)s->pid << 3 | 2), &t);
+    return (u64)t.tv_sec * 1000000000ull + (u64)t.tv_nsec;
+}
+
+/* Its wait status when it stops, or -1 when it has ended. */
+static int await(struct space *s)
 {
     int status;
     pid_t r;
@@ -149,49 +176,61 @@ int space_wait(struct space *s)
     return s->ended ? -1 : status;
 }
 
-/* What the calls returned: nothing may stay mapped that should not, the rest is told. */
-static int check(struct space *s, unsigned n)
+int space_take(struct space *s)
 {
-    int r = 0;
-    for (unsigned k = 0; k < n; k++) {
-        bool failed = s->command[k].nr > ~4095ull;
-        s->refused |= failed && s->command[k].arg[3]; /* MAP_FIXED and so on */
-        if (failed && !s->command[k].arg[3])
-            r = -1;
-    }
+    if (!s->there)
+        return 0;
+    s->there = false;
+    int r = (int)ptrace(PTRACE_GETREGS, s->pid, NULL, &s->regs);
+    s->regs.eflags &= ~(u64)FLAG_RF; /* of a fault: it would pass by a breakpoint there */
     return r;
 }
 
-/* Does the commands that have been collected; their results are in their first words. */
-int space_flush(struct direct *d, struct space *s)
+static u64 trap_of(const struct space *s)
 {
-    if (!s->ncommands)
-        return 0;
-    u64 list = s->stub + PAGE_SIZE;
-    struct user_regs_struct r = {
-        .rip = s->stub,
-        .rbx = list,
-        .rbp = list + s->ncommands * sizeof(struct command),
-        .orig_rax = ~0ull,
-        .eflags = 0x202,
-        .cs = 0x33,
-        .ss = 0x2b,
-        .rsp = list,
-    };
-    unsigned n = s->ncommands;
+    return s->stub + (u64)(direct_stub_trap - direct_stub);
+}
+
+/* The stub is to do the commands and go there. */
+static void give(struct space *s, u64 rip, u64 cs)
+{
+    struct stub_data *data = s->data;
+    data->frame.rip = rip;
+    data->frame.cs = cs;
+    data->frame.ss = HOST_DS;
+    data->end = s->stub + PAGE_SIZE + s->ncommands * sizeof(struct command);
+    s->ngiven = s->ncommands;
     s->ncommands = 0;
     s->ran = true;
-    if (ptrace(PTRACE_SETREGS, s->pid, NULL, &r))
-        return -1;
+}
+
+/* What the calls returned: nothing may stay mapped that should not, the rest is told. */
+static int check(struct space *s)
+{
+    int r = 0;
+    for (unsigned k = 0; k < s->ngiven; k++) {
+        const struct command *c = &s->data->command[k];
+        bool failed = c->nr > ~4095ull, maps = c->arg[2]; /* PROT_READ and so on */
+        s->refused |= failed && maps;
+        if (failed && !maps)
+            r = -1;
+    }
+    s->ngiven = 0;
+    return r;
+}
+
+/* The stub runs to its end. */
+static int finish(struct space *s)
+{
     for (;;) { /* a kick that came late is no concern */
         if (ptrace(PTRACE_CONT, s->pid, NULL, NULL))
             return -1;
-        int status = space_wait(s);
+        int status = await(s);
         if (status < 0)
             return -1;
         switch (WSTOPSIG(status)) {
         case SIGTRAP:
-            return check(s, n);
+            return status >> 16 ? -1 : check(s);
         case SIGSEGV:
         case SIGBUS:
         case SIGILL:
@@ -201,11 +240,107 @@ int space_flush(struct direct *d, struct space *s)
     }
 }
 
+/* Does the commands that have been collected. */
+int space_flush(struct space *s)
+{
+    if (!s->ncommands)
+        return 0;
+    if (space_take(s))
+        return -1;
+    struct user_regs_struct r = {
+        .rip = s->stub,
+        .orig_rax = ~0ull,
+        .eflags = FLAG_IF | FLAG_ONE,
+        .cs = HOST_CS64,
+        .ss = HOST_DS,
+    };
+    give(s, trap_of(s), HOST_CS64);
+    return ptrace(PTRACE_SETREGS, s->pid, NULL, &r) ? -1 : finish(s);
+}
+
+static struct command with_key(const struct space *s, struct command c)
+{
+    c.arg[3] |= s->key & ~(u64)UINT32_MAX;
+    c.arg[4] |= s->key << 32;
+    return c;
+}
+
+/* On its way to the guest's code, and what time it was when it got there. */
+static void give_all(struct space *s)
+{
+    u64 now = s->stub + PAGE_SIZE + offsetof(struct stub_data, now);
+    struct command clock = {SYS_clock_gettime, {CLOCK_PROCESS_CPUTIME_ID, now}};
+    s->data->now = (struct timespec){0};
+    s->data->command[s->ncommands++] = with_key(s, clock);
+    give(s, s->regs.rip, s->regs.cs);
+}
+
+static long poke(const struct space *s, u64 at, u64 value)
+{
+    return ptrace(PTRACE_POKEUSER, s->pid, offsetof(struct user, regs) + at, value);
+}
+
+/* At guest code, or at the stub, that goes there. */
+static long set_regs(const struct space *s, bool by_stub)
+{
+    struct user_regs_struct r = s->regs;
+    if (by_stub) {
+        r.rip = s->stub;
+        r.cs = HOST_CS64;
+    }
+    if (!s->there)
+        return ptrace(PTRACE_SETREGS, s->pid, NULL, &r);
+    if (by_stub && s->regs.cs != HOST_CS64 &&
+        poke(s, offsetof(struct user_regs_struct, cs), HOST_CS64))
+        return -1;
+    return poke(s, offsetof(struct user_regs_struct, rip), r.rip);
+}
+
+/* It stopped before the guest's code ran. The registers are the guest's again, but where it is. */
+static int unfinished(struct space *s, bool kicked)
+{
+    u64 rip = s->regs.rip, cs = s->regs.cs;
+    s->data->frame.rip = trap_of(s);
+    s->data->frame.cs = HOST_CS64;
+    if ((kicked ? finish(s) : check(s)) || space_take(s))
+        return -1;
+    s->regs.rip = rip;
+    s->regs.cs = cs;
+    return 0;
+}
+
+int space_go(struct space *s, int *status)
+{
+    bool by_stub = s->ncommands;
+    if (by_stub)
+        give_all(s);
+    if (set_regs(s, by_stub) || ptrace(s->key ? PTRACE_CONT : PTRACE_SYSEMU, s->pid, NULL, NULL))
+        return -1;
+    s->there = true;
+    *status = await(s);
+    if (*status < 0)
+        return -1;
+    errno = 0;
+    u64 rip = (u64)ptrace(PTRACE_PEEKUSER, s->pid, offsetof(struct user, regs.rip), NULL);
+    if (errno)
+        return -1;
+    bool kicked = WSTOPSIG(*status) == SIGSTOP && rip - s->stub < PAGE_SIZE;
+    if (s->ngiven && (kicked || rip == trap_of(s) + 1)) {
+        *status = 0;
+        return unfinished(s, kicked);
+    }
+    s->ngiven = 0;
+    s->regs.rip = rip;
+    return 0;
+}
+
+/* --- system calls --- */
+
 static int add(struct direct *d, struct space *s, struct command c)
 {
-    if (s->ncommands == COMMANDS_MAX && space_flush(d, s))
+    if (s->ncommands == COMMANDS_MAX - 1 && space_flush(s))
         return -1;
-    s->command[s->ncommands++] = c;
+    s->data->command[s->ncommands++] = with_key(s, c);
     return 0;
 }
 
@@ -265,8 +400,8 @@ static void forget_mappings(struct direct *d, struct space *s)
 int space_reset(struct direct *d, struct space *s)
 {
     u64 end = s->stub + 2 * PAGE_SIZE;
-    if (space_flush(d, s) || space_unmap(d, s, 0, s->stub) ||
-        space_unmap(d, s, end, TASK_END - end) || space_flush(d, s))
+    if (space_flush(s) || space_unmap(d, s, 0, s->stub) || space_unmap(d, s, end, TASK_END - end) ||
+        space_flush(s))
         return -1;
     forget_mappings(d, s);
     d->stats.resets++;
@@ -288,22 +423,63 @@ int space_move_stub(struct direct *d, struct space *s)
                                   PROT_READ | (n ? PROT_WRITE : PROT_EXEC), MAP_SHARED | MAP_FIXED,
                                   file_of(d, s, NULL), n * PAGE_SIZE}}))
             return -1;
-    if (space_flush(d, s) || s->refused)
+    if (space_flush(s) || s->refused)
         return -1;
     s->stub = to;
-    return space_unmap(d, s, old, 2 * PAGE_SIZE) || space_flush(d, s) ? -1 : 0;
+    return space_unmap(d, s, old, 2 * PAGE_SIZE) || space_flush(s) ? -1 : 0;
 }
 
 /* --- life --- */
 
+/* From here on system calls need the key, if the host lets us. */
+static int install_filter(struct direct *d, struct space *s)
+{
+    u64 key = random_word();
+    const u32 high[] = {offsetof(struct seccomp_data, args[3]) + 4,
+                        offsetof(struct seccomp_data, args[4]) + 4};
+    const struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 8),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, high[0]),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (u32)(key >> 32), 0, 6),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, high[1]),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (u32)key, 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clock_gettime, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const unsigned room = COMMANDS_MAX / 2; /* commands that are not used here */
+    u64 at = s->stub + PAGE_SIZE + offsetof(struct stub_data, command[room]);
+    const u64 prog[2] = {ARRAY_SIZE(code), at + sizeof(prog)}; /* struct sock_fprog */
+    u8 *p = (u8 *)&s->data->command[room];
+    if (!key)
+        return 0;
+    memcpy(p, prog, sizeof(prog));
+    memcpy(p + sizeof(prog), code, sizeof(code));
+    if (add(d, s, (struct command){SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0}}) ||
+        add(d, s,
+            (struct command){SYS_seccomp,
+                             {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, at}}))
+        return -1;
+    if (space_flush(s) == 0 && !s->refused)
+        s->key = key;
+    memset(p, 0, sizeof(prog) + sizeof(code));
+    s->refused = false;
+    return s->ended ? -1 : 0;
+}
+
 /* Everything of the monitor's goes. */
 static int settle(struct direct *d, struct space *s)
 {
-    int status = space_wait(s);
+    int status = await(s);
     if (status < 0 || WSTOPSIG(status) != SIGSTOP ||
-        ptrace(PTRACE_SETOPTIONS, s->pid, NULL, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD))
+        ptrace(PTRACE_SETOPTIONS, s->pid, NULL,
+               PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACESECCOMP))
         return -1;
-    return space_reset(d, s);
+    return space_reset(d, s) || (!d->no_filter && install_filter(d, s)) ? -1 : 0;
 }
 
 /* The kernel would tell the whole of our process of each stop, and wake a thread that takes SIGCHLD
@@ -366,8 +542,8 @@ void space_stop(struct direct *d, struct space *s)
         while (!s->ended && waitpid(s->pid, &status, __WALL) == s->pid && WIFSTOPPED(status))
             ;
     }
-    if (s->command)
-        munmap((u8 *)s->command - PAGE_SIZE, 2 * PAGE_SIZE);
+    if (s->data)
+        munmap((u8 *)s->data - PAGE_SIZE, 2 * PAGE_SIZE);
     if (s->file >= 0)
         close(s->file);
     if (s->mapping)

@@ -415,7 +415,7 @@ static void test_ends(void)
     expect_fault("jump to the upper half", PF, 0x14, 0xffff900000000000);
     go(&call, 0xffffffffff600000);
     known(faulted(PF, 0x14, 0xffffffffff600000), "call of Linux' vsyscall page, absent",
-          "direct execution: the host's kernel answers it");
+          "direct execution without seccomp filters: the host's kernel answers it");
 }
 
 /* --- pages anywhere: there is no room that is not the guest's --- */
