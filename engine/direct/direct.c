@@ -356,8 +356,6 @@ static int judge(struct direct *d, struct space *s, int status)
     int sig = WSTOPSIG(status);
     if (sig == SIGSEGV)
         return faulted(d, s);
-    if (space_take(s))
-        return DIRECT_LOST;
     if (sig == SYSCALL_STOP || status >> 16 == PTRACE_EVENT_SECCOMP)
         return called(s);
     if (sig == SIGTRAP)

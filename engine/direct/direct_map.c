@@ -112,8 +112,9 @@ static bool scan(struct direct *d, gva_t la, u64 page, const u8 *bytes, unsigned
     struct scan_page p = {0};
     u8 *behind = p.code + SCAN_BEFORE + PAGE_SIZE;
     mem_code_mark(c->mem, page, ~0ull);
-    cpu_peek(c, la + PAGE_SIZE, behind, sizeof(v->behind));
-    if (v->key != key || (v->crosses && memcmp(v->behind, behind, sizeof(v->behind)) != 0)) {
+    bool there = cpu_peek(c, la + PAGE_SIZE, behind, sizeof(v->behind)); /* see check_before() */
+    if (v->key != key ||
+        (there && v->crosses && memcmp(v->behind, behind, sizeof(v->behind)) != 0)) {
         memcpy(p.code + SCAN_BEFORE, bytes, PAGE_SIZE);
         p.has_before = cpu_peek(c, la - SCAN_BEFORE, p.code, SCAN_BEFORE);
         direct_scan(c, &p, &rules, entry, v);

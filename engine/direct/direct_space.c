@@ -296,12 +296,21 @@ static long set_regs(const struct space *s, bool by_stub)
     return poke(s, offsetof(struct user_regs_struct, rip), r.rip);
 }
 
-/* It stopped before the guest's code ran. The registers are the guest's again, but where it is. */
-static int unfinished(struct space *s, bool kicked)
+/* Perhaps before the guest's code ran: then the registers are the guest's but for where it is. */
+static int stopped(struct space *s, int *status)
 {
     u64 rip = s->regs.rip, cs = s->regs.cs;
+    if (space_take(s))
+        return -1;
+    bool kicked = WSTOPSIG(*status) == SIGSTOP && s->regs.rip - s->stub < PAGE_SIZE;
+    if (!s->ngiven || (!kicked && s->regs.rip != trap_of(s) + 1)) {
+        s->ngiven = 0;
+        return 0;
+    }
+    *status = 0;
     s->data->frame.rip = trap_of(s);
     s->data->frame.cs = HOST_CS64;
+    s->there = kicked;
     if ((kicked ? finish(s) : check(s)) || space_take(s))
         return -1;
     s->regs.rip = rip;
@@ -320,18 +329,12 @@ int space_go(struct space *s, int *status)
     *status = await(s);
     if (*status < 0)
         return -1;
-    errno = 0;
-    u64 rip = (u64)ptrace(PTRACE_PEEKUSER, s->pid, offsetof(struct user, regs.rip), NULL);
-    if (errno)
-        return -1;
-    bool kicked = WSTOPSIG(*status) == SIGSTOP && rip - s->stub < PAGE_SIZE;
-    if (s->ngiven && (kicked || rip == trap_of(s) + 1)) {
-        *status = 0;
-        return unfinished(s, kicked);
-    }
+    if (WSTOPSIG(*status) != SIGSEGV)
+        return stopped(s, status);
+    errno = 0; /* most go on soon: no more than that is needed */
+    s->regs.rip = (u64)ptrace(PTRACE_PEEKUSER, s->pid, offsetof(struct user, regs.rip), NULL);
     s->ngiven = 0;
-    s->regs.rip = rip;
-    return 0;
+    return errno ? -1 : 0;
 }
 
 /* --- system calls --- */
