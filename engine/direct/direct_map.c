@@ -68,7 +68,8 @@ static int unmap(struct direct *d, struct space *s, struct mapping *m)
 struct target {
     unsigned rights; /* MAP_x that are possible, MAP_EXEC only if it was asked for */
     unsigned shift;  /* of the guest's page */
-    u64 page;        /* of mem */
+    bool nx;
+    u64 page; /* of mem */
     const struct mem_region *r;
     u64 offset;
 };
@@ -112,9 +113,11 @@ static bool scan(struct direct *d, gva_t la, u64 page, const u8 *bytes, unsigned
     struct scan_page p = {0};
     u8 *behind = p.code + SCAN_BEFORE + PAGE_SIZE;
     mem_code_mark(c->mem, page, ~0ull);
-    bool there = cpu_peek(c, la + PAGE_SIZE, behind, sizeof(v->behind)); /* see check_before() */
-    if (v->key != key ||
-        (there && v->crosses && memcmp(v->behind, behind, sizeof(v->behind)) != 0)) {
+    bool is_known = v->key == key;
+    bool there =
+        (!is_known || v->crosses) && cpu_peek(c, la + PAGE_SIZE, behind, sizeof(v->behind));
+    /* What appears behind it makes check_before() look again. */
+    if (!is_known || (there && memcmp(v->behind, behind, sizeof(v->behind)) != 0)) {
         memcpy(p.code + SCAN_BEFORE, bytes, PAGE_SIZE);
         p.has_before = cpu_peek(c, la - SCAN_BEFORE, p.code, SCAN_BEFORE);
         direct_scan(c, &p, &rules, entry, v);
@@ -148,6 +151,12 @@ bool direct_is_away(struct direct *d)
     return v->key == verdict_key(d, page, &rules) && v->n > (d->breaks ? BREAKPOINTS : 0);
 }
 
+static void allow_code(struct direct *d, gva_t la, struct target *t, unsigned entry)
+{
+    if (!t->nx && scan(d, la, t->page, t->r->host + t->offset, entry))
+        t->rights |= MAP_EXEC;
+}
+
 /* What the guest's tables and what is known of the page allow; false: nothing. `entry`: where in it
  * code is to run, -1: it is data. */
 static bool look_up(struct direct *d, struct space *s, gva_t la, s64 entry, struct target *t)
@@ -161,16 +170,16 @@ static bool look_up(struct direct *d, struct space *s, gva_t la, s64 entry, stru
     if (!r || r->fd < 0)
         return false;
     u64 page = mem_page(r, w.gpa);
-    *t = (struct target){MAP_READ, w.meta, page, r, (w.gpa & ~PAGE_MASK) - r->gpa};
+    *t = (struct target){MAP_READ, w.meta, w.rights & PTE_NX,
+                         page,     r,      (w.gpa & ~PAGE_MASK) - r->gpa};
     if (w.rights & PTE_W && w.rights & PTE_D) {
         /* Seen by who decodes, or what he decodes is seen here: mem.h. */
         atomic_fetch_or(&s->wrote[page >> 6], BIT(page & 63));
         if (!mem_has_code(c->mem, page))
             t->rights |= MAP_WRITE;
     }
-    if (entry >= 0 && !(w.rights & PTE_NX) &&
-        scan(d, la, page, r->host + t->offset, (unsigned)entry))
-        t->rights |= MAP_EXEC;
+    if (entry >= 0)
+        allow_code(d, la, t, (unsigned)entry);
     return true;
 }
 
@@ -271,9 +280,11 @@ static int check_before(struct direct *d, struct space *s, gva_t la)
 /* What is around a page of code: more of it, if it has been looked at; it is when it is run. */
 static bool also_code(struct direct *d, struct space *s, gva_t at, struct target *t)
 {
-    return !(rights_of(s, at >> PAGE_SHIFT) & MAP_EXEC) && look_up(d, s, at, -1, t) &&
-           known_clean(d, t->page) && look_up(d, s, at, 0, t) && t->rights & MAP_EXEC &&
-           !d->verdict[t->page].n;
+    if (rights_of(s, at >> PAGE_SHIFT) & MAP_EXEC || !look_up(d, s, at, -1, t) ||
+        !known_clean(d, t->page))
+        return false;
+    allow_code(d, at, t, 0);
+    return t->rights & MAP_EXEC && !d->verdict[t->page].n;
 }
 
 static bool also_data(struct direct *d, struct space *s, gva_t at, struct target *t)
@@ -288,6 +299,7 @@ static int fill(struct direct *d, struct space *s, gva_t la, const struct target
     gva_t from = la & ~((pages << PAGE_SHIFT) - 1);
     bool code = t->rights & MAP_EXEC;
     struct run run = {0};
+    gva_t next = 1;
     if (code && guard(d, s, la, &d->verdict[t->page]))
         return -1;
     for (gva_t at = from; at < from + (pages << PAGE_SHIFT); at += PAGE_SIZE) {
@@ -297,7 +309,9 @@ static int fill(struct direct *d, struct space *s, gva_t la, const struct target
                 continue;
             other.rights &= code ? MAP_READ | MAP_EXEC : MAP_READ | MAP_WRITE;
         }
-        if ((code && check_before(d, s, at)) || put(d, s, &run, at, &other))
+        bool looked_at = at == next; /* the page before, just now */
+        next = at + PAGE_SIZE;
+        if ((code && !looked_at && check_before(d, s, at)) || put(d, s, &run, at, &other))
             return -1;
     }
     return end_run(d, s, &run);

@@ -367,6 +367,15 @@ int space_map(struct direct *d, struct space *s, gva_t la, u64 bytes, unsigned r
 
 int space_unmap(struct direct *d, struct space *s, gva_t la, u64 bytes)
 {
+    if (s->ncommands) {
+        struct command *last = &s->data->command[s->ncommands - 1];
+        bool above = la == last->arg[0] + last->arg[1], below = la + bytes == last->arg[0];
+        if (last->nr == SYS_munmap && (above || below)) {
+            last->arg[0] = min_u64(last->arg[0], la);
+            last->arg[1] += bytes;
+            return 0;
+        }
+    }
     return add(d, s, (struct command){SYS_munmap, {la, bytes}});
 }
 
