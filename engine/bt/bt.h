@@ -169,7 +169,8 @@ struct bt_direct {
     unsigned declined; /* arrivals in a row from which a stay would gain nothing */
     u64 declines;      /* in all */
     unsigned away;     /* blocks that may yet be interpreted, in a page that must not run there */
-    struct bt_guess *regret; /* of where an arrival was declined, and no other has been since */
+    struct bt_guess *away_from; /* before that */
+    struct bt_guess *regret;    /* of where an arrival was declined, and no other has been since */
     struct bt_guess guess[BT_GUESSES];
 };
 #define BT_CODE_SIZE     (64 * MiB)

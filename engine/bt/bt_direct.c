@@ -200,14 +200,17 @@ static bool arrived(struct cpu *c, struct bt_direct *x)
     return here || x->always;
 }
 
-/* Code in a page that must not run there is interpreted, if it leaves that soon. */
+/* Code in a page that must not run there is interpreted, if it leaves that soon. Where it was come
+ * from is to blame if it does not. */
 static void stay_away(struct bt_direct *x, struct cpu *c, struct bt_guess *g)
 {
+    if (!x->away)
+        x->away_from = g;
     x->away = x->away ? x->away - 1 : AWAY_MOST;
     if (x->away)
         c->emitted[BT_ARRIVE] |= BT_ARRIVE_HERE;
-    else if (g && g->gain > -GAIN_MOST)
-        g->gain -= RETURN_COST;
+    else if (x->away_from)
+        x->away_from->gain = -GAIN_MOST / 4;
 }
 
 /* An instruction that is the engine's. */

@@ -412,8 +412,7 @@ static void forget_mappings(struct direct *d, struct space *s)
 int space_reset(struct direct *d, struct space *s)
 {
     u64 end = s->stub + 2 * PAGE_SIZE;
-    if (space_flush(s) || space_unmap(d, s, 0, s->stub) || space_unmap(d, s, end, TASK_END - end) ||
-        space_flush(s))
+    if (space_unmap(d, s, 0, s->stub) || space_unmap(d, s, end, TASK_END - end))
         return -1;
     forget_mappings(d, s);
     d->stats.resets++;
