@@ -125,12 +125,19 @@ static int put_tls(struct direct *d, struct space *s, unsigned seg, unsigned ent
     return (int)ptrace(PTRACE_SET_THREAD_AREA, s->pid, (void *)(u64)entry, &desc);
 }
 
+/* The CPU's image when the space was left. */
+static u8 *left_xstate(const struct direct *d, const struct space *s)
+{
+    return d->xstate + (u64)(1 + s - d->space) * XSTATE_MAX;
+}
+
 /* The space's process has its own from its last stay, which most kernels leave alone. */
 static int put_fpu(struct direct *d, struct space *s)
 {
     cpu_fpu_get(d->cpu, d->xstate);
-    if (d->fpu_of == s && !memcmp(d->xstate, d->xstate_last, cpu_fpu_size(d->cpu)))
+    if (s->fpu_known && !memcmp(d->xstate, left_xstate(d, s), cpu_fpu_size(d->cpu)))
         return 0;
+    s->fpu_known = false;
     struct iovec io = {d->xstate, d->xstate_size};
     return (int)ptrace(PTRACE_SETREGSET, s->pid, (void *)NT_X86_XSTATE, &io);
 }
@@ -160,8 +167,8 @@ static int get_state(struct direct *d, struct space *s)
     memcpy(d->xstate + XSTATE_BV, &present, sizeof(present));
     if (cpu_fpu_set(d->cpu, d->xstate))
         return -1;
-    cpu_fpu_get(d->cpu, d->xstate_last);
-    d->fpu_of = s;
+    cpu_fpu_get(d->cpu, left_xstate(d, s));
+    s->fpu_known = true;
     get_regs(d->cpu, &s->regs);
     return 0;
 }
@@ -171,7 +178,7 @@ static int measure_xstate(struct direct *d, struct space *s)
 {
     if (d->xstate)
         return 0;
-    u8 *buf = calloc(2, XSTATE_MAX);
+    u8 *buf = calloc(1 + SPACES, XSTATE_MAX);
     struct iovec io = {buf, XSTATE_MAX};
     if (!buf || ptrace(PTRACE_GETREGSET, s->pid, (void *)NT_X86_XSTATE, &io) ||
         io.iov_len < cpu_fpu_size(d->cpu)) {
@@ -180,7 +187,6 @@ static int measure_xstate(struct direct *d, struct space *s)
     }
     memset(buf, 0, XSTATE_MAX);
     d->xstate = buf;
-    d->xstate_last = buf + XSTATE_MAX;
     d->xstate_size = io.iov_len;
     return 0;
 }

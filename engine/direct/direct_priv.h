@@ -69,6 +69,7 @@ struct space {
     bool ended;      /* that process is no more */
     bool refused;    /* the host has not made a mapping */
     bool spoilt;     /* that process is of no use any more */
+    bool fpu_known;  /* it has the image that the CPU had when it was left */
     u64 stub;        /* linear address of its two pages of ours: code, then commands */
     u64 root;        /* of the page tables of its address space */
     u8 paging;       /* cpu.paging */
@@ -139,9 +140,7 @@ struct direct {
     u64 free_until;    /* likewise: it is not before */
     u64 wall, used;    /* of stays since they were last looked at: ns, and of processor time */
     u64 host_xcr0, offered_xcr0; /* and of that what popf offers; CPUID takes microseconds */
-    u8 *xstate;
-    u8 *xstate_last;      /* the CPU's image when */
-    struct space *fpu_of; /* this one was left, whose process has the same; NULL: none */
+    u8 *xstate;                  /* XSTATE_MAX for what is on its way, and for each space */
     size_t xstate_size;
     bool breaks;    /* the host has breakpoints */
     bool no_filter; /* and no seccomp filters */

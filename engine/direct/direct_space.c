@@ -544,8 +544,6 @@ int space_start(struct direct *d, struct space *s)
 void space_stop(struct direct *d, struct space *s)
 {
     pthread_mutex_lock(&d->lock);
-    if (d->fpu_of == s)
-        d->fpu_of = NULL;
     if (s->pid) {
         int status;
         if (!s->ended)
