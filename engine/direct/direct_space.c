@@ -83,7 +83,7 @@ static NORETURN void child(const struct mem *m, const struct space *s)
     bool ok = ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0 && map_stub(s->stub, s->file);
     keep_files(m, s->file, s->first_file);
     leave_rseq();
-    prctl(PR_SET_TSC, PR_TSC_SIGSEGV);
+    ok = ok && prctl(PR_SET_TSC, PR_TSC_SIGSEGV) == 0;
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &others, NULL, 8);
     clear_id();
     if (ok)
@@ -442,7 +442,7 @@ int space_move_stub(struct direct *d, struct space *s)
 
 /* --- life --- */
 
-/* From here on system calls need the key, if the host lets us. */
+/* From here on system calls need the key, if the host lets us. No command waits. */
 static int install_filter(struct direct *d, struct space *s)
 {
     u64 key = random_word();
@@ -475,7 +475,8 @@ static int install_filter(struct direct *d, struct space *s)
             (struct command){SYS_seccomp,
                              {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, at}}))
         return -1;
-    if (space_flush(s) == 0 && !s->refused)
+    space_flush(s);
+    if (!s->data->command[1].nr) /* what the second one returned */
         s->key = key;
     memset(p, 0, sizeof(prog) + sizeof(code));
     s->refused = false;
@@ -490,7 +491,9 @@ static int settle(struct direct *d, struct space *s)
         ptrace(PTRACE_SETOPTIONS, s->pid, NULL,
                PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACESECCOMP))
         return -1;
-    return space_reset(d, s) || (!d->no_filter && install_filter(d, s)) ? -1 : 0;
+    if (space_reset(d, s) || space_flush(s))
+        return -1;
+    return d->no_filter ? 0 : install_filter(d, s);
 }
 
 /* The kernel would tell the whole of our process of each stop, and wake a thread that takes SIGCHLD
