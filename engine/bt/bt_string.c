@@ -169,6 +169,7 @@ static bool emit_rep(struct tr *t)
         t->areg = RSI;
         bt_lookup(t, size, false, ALIGNED);
         emit_mov(e, T0, T1);
+        emit_access(t, 0x8a, T1); /* its fault comes before the destination's */
     }
     t->areg = RDI;
     bt_lookup(t, size, true, ALIGNED);

@@ -6,7 +6,8 @@
 
 #include "rows.h"
 
-#define NON_CANONICAL 0x2055a01f27931665
+#define NON_CANONICAL      0x2055a01f27931665
+#define NON_CANONICAL_DATA (1ull << 63 | (DATA + 0x800)) /* like a page that is there */
 
 /* Registers that are not set point into DATA, RSP into STACK, aligned. */
 struct known {
@@ -56,6 +57,12 @@ static const struct known known[] = {
      "51"      /* push rcx */
      "ff2424", /* jmp [rsp] */
      {{RCX, NON_CANONICAL}}},
+    {"REP MOVS from what is not canonical to what is not mapped",
+     true,
+     0,
+     "488b10" /* mov rdx, [rax] */
+     "f3a5",  /* rep movsd */
+     {{RSI, NON_CANONICAL_DATA}, {RDI, 0xffffffffffffffb0}, {RCX, 14}}},
     {"accesses 4 GiB apart, less a few bytes",
      true,
      0,
