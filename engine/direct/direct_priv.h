@@ -33,7 +33,7 @@ struct command {
 /* The stub's second page. Guest code finds it only by trying all addresses. */
 struct stub_data {
     struct command command[COMMANDS_MAX];
-    u64 saved[11];
+    u64 saved[12]; /* the last one is its stack */
     struct {
         u64 rip, cs, rflags, rsp, ss;
     } frame;             /* of IRETQ: where it goes; the stub stores RFLAGS and RSP */

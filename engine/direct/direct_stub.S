@@ -27,7 +27,9 @@ direct_stub:
         mov     %rsp, FRAME(3)
         lea     FRAME(3), %rsp
         pushfq
-        andl    $~0x4000, (%rsp) /* NT, which a POPF that was not seen may have set: no IRETQ */
+        lea     SAVED(12), %rsp /* a POPF that was not seen may have set NT: no IRETQ then */
+        push    $2
+        popfq
         lea     DATA(STUB_DATA), %rbx
         mov     DATA(STUB_END), %rbp
 1:      cmp     %rbp, %rbx

@@ -8,7 +8,7 @@
 #define STUB_DATA    4096
 #define STUB_COMMAND 56 /* sizeof(struct command) */
 #define STUB_SAVED   (STUB_DATA + 3584)
-#define STUB_FRAME   (STUB_SAVED + 88)
+#define STUB_FRAME   (STUB_SAVED + 96)
 #define STUB_END     (STUB_FRAME + 40)
 
 #define HOST_CS64 0x33 /* Linux' selectors of user code */
