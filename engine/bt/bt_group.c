@@ -270,9 +270,7 @@ static void note(struct tr *t, const struct roots *r, const struct x86_decoded *
             return;
         if (mem)
             note_operand(t, r, d, &a[0], t->word, false);
-        if (!mem ||
-            d->op != X86_PUSH) /* its body, for the sake of the operand, goes on behind it */
-            note_stack(t, r, &a[1], -(s64)t->word, true);
+        note_stack(t, r, &a[1], -(s64)t->word, true);
         return;
     case X86_POP:
     case X86_RET_NEAR:

@@ -291,6 +291,8 @@ static void emit_leader(struct tr *t, struct group *g, u8 *start, unsigned size,
                         unsigned base)
 {
     struct emit *e = &t->e;
+    for (unsigned n = t->op_cold; n < t->ncold; n++)
+        t->cold[n].leaves = true; /* the look-up is behind it */
     struct cold *slow = bt_cold(t, COLD_SLOW);
     slow->blk = (u8)t->bi;
     slow->insn = (u8)t->insn;

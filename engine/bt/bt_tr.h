@@ -59,6 +59,7 @@ struct access {
 struct cold {
     u8 kind, areg, size, level;
     bool write, fpu, saved, body_only, masked, shared, rcx_in_t1;
+    bool leaves;          /* the block, behind the body: it would skip what others count on */
     bool changes, shadow; /* its site is to say so */
     u16 at, next;         /* offsets of the instruction and of the one behind */
     s32 offset;           /* of an exit's target */

@@ -148,7 +148,7 @@ static void emit_cold_access(struct tr *t, const struct cold *k)
         emit_mov(e, T0, k->areg);
     emit_stub_jump(t, BT_STUB_MISS);
     emit_patch(lea, e->p);
-    put_site(t, site_of(t, k), k->retry, k->resume);
+    put_site(t, site_of(t, k), k->retry, k->leaves ? NULL : k->resume);
     note_fault(t, k, body);
 }
 
@@ -156,7 +156,7 @@ static void emit_cold_body(struct tr *t, const struct cold *k)
 {
     u8 *at = t->e.p;
     emit_stub_jump(t, k->saved ? BT_STUB_BODY_SAVED : BT_STUB_BODY);
-    put_site(t, site_of(t, k), NULL, k->body_only ? NULL : k->resume);
+    put_site(t, site_of(t, k), NULL, k->body_only || k->leaves ? NULL : k->resume);
     note_fault(t, k, at);
 }
 
