@@ -102,6 +102,9 @@ static void chain(int sig, siginfo_t *si, void *uc)
     chaining = false;
 }
 
+#define HOST_TOP                                                                                   \
+    0x7ffffffff000ull /* from here on Linux gives no memory to who does not ask for it */
+
 /* A stub's instruction changes nothing when it faults, and a stub keeps nothing on the stack: it is
  * left by going to a RET with the trap number in RAX. The kernel puts the guest's state back. */
 static void on_fault(int sig, siginfo_t *si, void *ucp)
@@ -113,7 +116,8 @@ static void on_fault(int sig, siginfo_t *si, void *ucp)
         return;
     }
     u64 addr = (u64)si->si_addr;
-    if (regs[REG_TRAPNO] == EXC_PF && addr - (u64)f->guard >= 3 * PAGE_SIZE) {
+    bool meant = addr - (u64)f->guard < 3 * PAGE_SIZE || addr >= HOST_TOP;
+    if (regs[REG_TRAPNO] == EXC_PF && !meant) {
         chain(sig, si, ucp); /* guest RAM that the host cannot provide: no fault of the guest's */
         return;
     }

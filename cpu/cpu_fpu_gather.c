@@ -84,6 +84,25 @@ static bool settle_alignment(struct cpu *c, const struct x86_insn *i, const stru
     cpu_throw(c, strict ? EXC_AC : EXC_GP, 0);
 }
 
+/*
+ * An operand that is canonical in part only: what the mask lets through of the rest faults before
+ * any page does. The processor is asked, by the guest's address: at either end of what is canonical
+ * no process of the host's has anything. True if there was no access: all is done.
+ */
+static bool settle_canonical(struct cpu *c, const struct x86_insn *i, const struct fpu_stub *s,
+                             u64 ea, gva_t la)
+{
+    bool starts = x86_canonical(la);
+    if (c->mode != X86_MODE64 || starts == x86_canonical(la + s->size - 1))
+        return false;
+    unsigned fault = cpu_fpu_call(c, s, (u8 *)la);
+    if (fault == (STUB_FAULT | EXC_GP))
+        cpu_ld8(c, i->seg, starts ? ea + s->size - 1 : ea);
+    else if (fault && fault != (STUB_FAULT | EXC_PF))
+        cpu_fpu_raise(c, fault);
+    return !fault;
+}
+
 /* --- masked loads --- */
 
 /* Where to put the operand so that exactly the parts that cannot be read are inaccessible. */
@@ -135,7 +154,7 @@ static void masked_load(struct cpu *c, const struct x86_insn *i, const struct fp
 {
     const struct seg *sg = &c->seg[i->seg];
     gva_t la = (ea + sg->base) & c->la_mask;
-    if (settle_alignment(c, i, s, ea, la))
+    if (settle_alignment(c, i, s, ea, la) || settle_canonical(c, i, s, ea, la))
         return;
     u8 *p = ea + s->size <= sg->rd_end ? cpu_rd_fast(c, la, s->size) : NULL;
     if (unlikely(!p)) {
@@ -207,7 +226,7 @@ static void masked_store(struct cpu *c, const struct x86_insn *i, const struct f
 {
     const struct seg *sg = &c->seg[i->seg];
     gva_t la = (ea + sg->base) & c->la_mask;
-    if (settle_alignment(c, i, s, ea, la))
+    if (settle_alignment(c, i, s, ea, la) || settle_canonical(c, i, s, ea, la))
         return;
     if (s->quirks & QUIRK_WHOLE)
         cpu_fpu_probe_write(c, i->seg, ea, s->size);

@@ -7,6 +7,8 @@
 #include "rows.h"
 
 #define NON_CANONICAL      0x2055a01f27931665
+#define LOW_END            0x800000000000 /* of what is canonical */
+#define HIGH_START         0xffff800000000000
 #define NON_CANONICAL_DATA (1ull << 63 | (DATA + 0x800)) /* like a page that is there */
 
 /* Registers that are not set point into DATA, RSP into STACK, aligned. */
@@ -63,6 +65,41 @@ static const struct known known[] = {
      "488b10" /* mov rdx, [rax] */
      "f3a5",  /* rep movsd */
      {{RSI, NON_CANONICAL_DATA}, {RDI, 0xffffffffffffffb0}, {RCX, 14}}},
+    {"masked store that is canonical in part",
+     true,
+     0,
+     "b8ff000000"    /* mov eax, 0xff */
+     "c5fb92c8"      /* kmovd k1, eax */
+     "62f1fe497f07", /* vmovdqu64 [rdi] {k1}, zmm0 */
+     {{RDI, LOW_END - 32}}},
+    {"masked store whose part that is not canonical is masked",
+     true,
+     0,
+     "b803000000"    /* mov eax, 3 */
+     "c5fb92c8"      /* kmovd k1, eax */
+     "62f1fe497f07", /* vmovdqu64 [rdi] {k1}, zmm0 */
+     {{RDI, LOW_END - 32}}},
+    {"masked load that is canonical in part",
+     true,
+     0,
+     "b8ff000000"    /* mov eax, 0xff */
+     "c5fb92c8"      /* kmovd k1, eax */
+     "62f1fe496f07", /* vmovdqu64 zmm0 {k1}, [rdi] */
+     {{RDI, HIGH_START - 32}}},
+    {"VPCOMPRESSQ of two to what is canonical in part",
+     true,
+     0,
+     "b803000000"    /* mov eax, 3 */
+     "c5fb92c8"      /* kmovd k1, eax */
+     "62f2fd498b07", /* vpcompressq [rdi] {k1}, zmm0 */
+     {{RDI, LOW_END - 14}}},
+    {"VPEXPANDQ of two from what is canonical in part",
+     true,
+     0,
+     "b803000000"    /* mov eax, 3 */
+     "c5fb92c8"      /* kmovd k1, eax */
+     "62f2fd498907", /* vpexpandq zmm0 {k1}, [rdi] */
+     {{RDI, LOW_END - 14}}},
     {"accesses 4 GiB apart, less a few bytes",
      true,
      0,
